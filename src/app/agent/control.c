@@ -1,0 +1,194 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "app/agent/agent.h"
+#include "sys/log/log.h"
+
+enum { STATUS_BYTES = 4096, STATUS_WAIT_MS = 2000 };
+
+/* Beside the spool: the agent can write there, and nobody else. */
+void control_path_of(const struct agent_conf *conf, char *out, size_t size)
+{
+    (void)snprintf(out, size, "%s.sock", conf->agent.spool);
+}
+
+static bool address_of(const char *path, struct sockaddr_un *out)
+{
+    *out = (struct sockaddr_un){ .sun_family = AF_UNIX };
+    return str_copy(out->sun_path, sizeof(out->sun_path), str_of(path));
+}
+
+static void pair(struct text *t, const char *key, const char *value)
+{
+    text_add(t, "\"%s\":", key);
+    quoted_json(t, str_of(value));
+    text_add(t, ",");
+}
+
+void control_json(const struct agent *a, struct text *t)
+{
+    const struct spool_counts *s = spool_counts(a->spool);
+    char id[UUID_TEXT];
+
+    uuid_format(id, &a->device_id);
+    text_add(t, "{");
+    pair(t, "device_id", id);
+    pair(t, "version", REDOUBT_VERSION);
+    pair(t, "server", a->conf.agent.server);
+    pair(t, "connection", link_state_name(link_state(a->link)));
+    text_add(t, "\"connected\":%s,\"epoch\":%" PRIu64 ",",
+             link_state(a->link) == LINK_OPEN ? "true" : "false", a->server_epoch);
+    pair(t, "trouble", a->trouble);
+    text_add(t, "\"engine\":{\"up\":%s,", a->engine.up ? "true" : "false");
+    pair(t, "why", a->engine.why);
+    pair(t, "version", a->engine.version.engine);
+    pair(t, "signatures_built", a->engine.version.built);
+    text_add(t, "\"signatures\":%u},", a->engine.version.database);
+    text_add(t,
+             "\"reports\":{\"pending\":%" PRIu64 ",\"dropped\":%" PRIu64
+             ",\"last_seq\":%" PRIu64 ",\"made\":%" PRIu64 ",\"lost\":%" PRIu64
+             ",\"acknowledged\":%" PRIu64 ",\"refused\":%" PRIu64 "},",
+             s->pending, s->dropped, s->last_seq, a->counts.made, a->counts.lost,
+             a->counts.acknowledged, a->counts.refused);
+    text_add(t, "\"connects\":%" PRIu64 ",\"unavailable\":%" PRIu64 "}\n",
+             a->counts.connects, a->counts.unavailable);
+}
+
+static int on_connection(sd_event_source *source, int fd, uint32_t revents, void *arg)
+{
+    const struct agent *a = arg;
+    char buf[STATUS_BYTES];
+    struct text t;
+    int c = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    (void)source, (void)revents;
+    if (c < 0)
+        return 0;
+    text_init(&t, buf, sizeof(buf));
+    control_json(a, &t);
+    if (!t.cut) /* fits a socket's buffer: one send is all */
+        (void)send(c, buf, t.n, MSG_NOSIGNAL);
+    (void)close(c);
+    return 0;
+}
+
+enum err control_open(struct agent *a, struct err_info *info)
+{
+    struct sockaddr_un at;
+
+    control_path_of(&a->conf, a->control_path, sizeof(a->control_path));
+    if (!address_of(a->control_path, &at))
+        return err_set(info, ERR_LIMIT, 0, "%s is too long for a socket",
+                       a->control_path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return err_set(info, ERR_IO, errno, "control socket");
+    (void)unlink(a->control_path); /* the spool's lock says that nobody else is there */
+    if (bind(fd, (struct sockaddr *)&at, sizeof(at)) != 0 || listen(fd, 8) != 0 ||
+        sd_event_add_io(a->event, &a->control, fd, EPOLLIN, on_connection, a) < 0) {
+        int e = errno;
+
+        (void)close(fd);
+        return err_set(info, ERR_IO, e, "bind %s", a->control_path);
+    }
+    (void)sd_event_source_set_io_fd_own(a->control, true);
+    return ERR_OK;
+}
+
+/* Reads until the other side closes; the number of bytes, or -1 with errno. */
+static ssize_t read_all(int fd, char *buf, size_t size)
+{
+    size_t n = 0;
+
+    while (n < size) {
+        struct pollfd p = { .fd = fd, .events = POLLIN };
+
+        if (poll(&p, 1, STATUS_WAIT_MS) <= 0) {
+            errno = ETIMEDOUT;
+            return -1;
+        }
+        ssize_t got = recv(fd, buf + n, size - n, 0);
+        if (got < 0)
+            return -1;
+        if (got == 0)
+            return (ssize_t)n;
+        n += (size_t)got;
+    }
+    return (ssize_t)n;
+}
+
+static struct str value_of(struct str json, const char *key)
+{
+    char quoted[64];
+
+    (void)snprintf(quoted, sizeof(quoted), "\"%s\":", key);
+    const char *at = memmem(json.p, json.n, quoted, strlen(quoted));
+    if (!at)
+        return STR("?");
+    at += strlen(quoted);
+    const char *end = json.p + json.n;
+    bool text = *at == '"';
+    struct str v = { at + text, 0 };
+    while (v.p + v.n < end && (text ? v.p[v.n] != '"' : !strchr(",}\n", v.p[v.n])))
+        v.n++;
+    return v;
+}
+
+/* For people: the values of our own JSON, a line each. */
+static void print_status(struct str json)
+{
+    static const struct {
+        const char *title, *key;
+    } lines[] = {
+        { "Device", "device_id" },
+        { "Server", "server" },
+        { "Connection", "connection" },
+        { "Trouble", "trouble" },
+        { "Engine up", "up" },
+        { "Reports waiting", "pending" },
+        { "Reports stored", "acknowledged" },
+        { "Reports refused", "refused" },
+        { "Reports dropped", "dropped" },
+        { "Epoch of the server", "epoch" },
+    };
+
+    for (size_t i = 0; i < LEN(lines); i++) {
+        struct str v = value_of(json, lines[i].key);
+
+        printf("%-20s %.*s\n", lines[i].title, v.n ? (int)v.n : 1, v.n ? v.p : "-");
+    }
+}
+
+int control_status(const struct agent_conf *conf, bool json)
+{
+    char path[CONF_PATH + 8], buf[STATUS_BYTES];
+    struct sockaddr_un at;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    control_path_of(conf, path, sizeof(path));
+    ssize_t n = -1;
+    if (fd >= 0 && address_of(path, &at) &&
+        connect(fd, (struct sockaddr *)&at, sizeof(at)) == 0)
+        n = read_all(fd, buf, sizeof(buf));
+    int e = errno;
+    if (fd >= 0)
+        (void)close(fd);
+    if (n <= 0) {
+        fprintf(stderr,
+                "redoubt-agent: the agent does not run, or not with this configuration "
+                "(%s: %s)\n",
+                path, n == 0 ? "no answer" : strerrordesc_np(e));
+        return 1;
+    }
+    if (json)
+        printf("%.*s", (int)n, buf);
+    else
+        print_status((struct str){ buf, (size_t)n });
+    return ferror(stdout) ? 1 : 0;
+}

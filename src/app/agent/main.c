@@ -1,0 +1,355 @@
+/* redoubt-agent: the Network Agent of a device. */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "app/agent/agent.h"
+#include "sys/log/log.h"
+
+enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 };
+
+static const char usage[] =
+    "Usage: redoubt-agent [OPTION]...\n"
+    "       redoubt-agent [OPTION]... status [--json]\n"
+    "\n"
+    "The Network Agent: reports the protection of this device to the Administration\n"
+    "Server.  Reports wait in a spool on disk until the server has stored them.\n"
+    "\n"
+    "  -c, --config FILE   the configuration (default: " CONF_AGENT_DEFAULT_PATH ")\n"
+    "      --ack-log FILE  append a line `device report seq` for each stored report\n"
+    "  -n, --check         check configuration and certificates, and exit\n"
+    "  -j, --json          status: as JSON\n"
+    "  -h, --help          print this text\n"
+    "  -V, --version       print the version\n"
+    "\n"
+    "Exit codes: 0 ended as told, 1 failure, 64 wrong usage, 78 configuration.\n";
+
+struct options {
+    const char *config, *ack_log;
+    bool check, status, json;
+};
+
+static uint64_t boot_ms(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_BOOTTIME, &t);
+    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
+}
+
+static void status_tell(struct agent *a)
+{
+    const struct spool_counts *s = spool_counts(a->spool);
+
+    (void)redoubt_service_status(
+        a->service, "%s, engine %s, %llu waiting%s%s",
+        link_state_name(link_state(a->link)), a->engine.up ? "running" : "down",
+        (unsigned long long)s->pending, a->trouble[0] ? ": " : "", a->trouble);
+}
+
+static void link_opened(void *arg)
+{
+    struct agent *a = arg;
+
+    log_event(LOG_LEVEL_INFO, "connected", log_str("server", a->conf.agent.server),
+              log_u64("pending", spool_counts(a->spool)->pending));
+    agent_hello(a);
+    status_tell(a);
+}
+
+static void link_lost(void *arg, bool was_open, const char *why)
+{
+    struct agent *a = arg;
+
+    (void)snprintf(a->trouble, sizeof(a->trouble), "%s", why);
+    log_event(was_open ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG,
+              was_open ? "disconnected" : "connect_failed", log_str("why", why));
+    agent_lost(a);
+    status_tell(a);
+}
+
+static void link_message(void *arg, struct str bytes)
+{
+    agent_message(arg, bytes);
+}
+
+static int on_probe(sd_event_source *source, uint64_t us, void *arg)
+{
+    struct agent *a = arg;
+    uint32_t ms = a->conf.agent.report_ms < AGENT_PROBE_MS ? a->conf.agent.report_ms
+                                                           : AGENT_PROBE_MS;
+
+    (void)us;
+    clamav_probe(a->clamav);
+    if (agent_overdue(a))
+        link_break(a->link, "the server owes an answer for too long");
+    status_tell(a);
+    (void)sd_event_source_set_time_relative(source, ms * 1000u);
+    return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+}
+
+static int on_hold_over(sd_event_source *source, uint64_t us, void *arg)
+{
+    (void)source, (void)us;
+    agent_hold_over(arg);
+    return 0;
+}
+
+static int on_watchdog(sd_event_source *source, uint64_t us, void *arg)
+{
+    struct agent *a = arg;
+    uint64_t period = redoubt_service_watchdog_period_ms(a->service);
+
+    (void)us;
+    (void)redoubt_service_watchdog(a->service);
+    (void)sd_event_source_set_time_relative(source, period * 1000u);
+    return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+}
+
+/* The agent does the same in either role: it only says that it has heard. */
+static int on_role(sd_event_source *source, int fd, uint32_t revents, void *arg)
+{
+    struct agent *a = arg;
+    uint64_t epoch = 0;
+    enum redoubt_role role = redoubt_service_read_role(a->service, &epoch);
+
+    (void)fd, (void)revents;
+    if (role == REDOUBT_ROLE_GONE)
+        return sd_event_exit(sd_event_source_get_event(source), 1);
+    if (role != REDOUBT_ROLE_NONE)
+        (void)redoubt_service_ack(a->service, role, epoch);
+    return 0;
+}
+
+static int on_signal(sd_event_source *source, const struct signalfd_siginfo *si,
+                     void *arg)
+{
+    struct agent *a = arg;
+
+    (void)si;
+    agent_goodbye(a);
+    link_shut(a->link);
+    return sd_event_exit(sd_event_source_get_event(source), 0);
+}
+
+static int add_sources(struct agent *a)
+{
+    static const int stop[] = { SIGTERM, SIGINT };
+    int role_fd = redoubt_service_role_fd(a->service);
+    int n = sd_event_add_time_relative(a->event, &a->probe_timer, CLOCK_BOOTTIME, 0, 0,
+                                       on_probe, a);
+
+    if (n >= 0)
+        n = sd_event_add_time_relative(a->event, &a->hold_timer, CLOCK_BOOTTIME, 0, 0,
+                                       on_hold_over, a);
+    if (n >= 0)
+        n = sd_event_source_set_enabled(a->hold_timer, SD_EVENT_OFF);
+    if (n >= 0 && role_fd >= 0)
+        n = sd_event_add_io(a->event, NULL, role_fd, EPOLLIN, on_role, a);
+    for (size_t i = 0; n >= 0 && i < LEN(stop); i++)
+        n = sd_event_add_signal(a->event, NULL, stop[i] | SD_EVENT_SIGNAL_PROCMASK,
+                                on_signal, a);
+    if (n >= 0 && redoubt_service_watchdog_period_ms(a->service) > 0)
+        n = sd_event_add_time_relative(a->event, NULL, CLOCK_BOOTTIME, 0, 0, on_watchdog,
+                                       a);
+    return n;
+}
+
+static void describe_machine(struct agent *a)
+{
+    struct utsname u;
+    struct timespec t;
+
+    if (uname(&u) == 0) {
+        (void)snprintf(a->host, sizeof(a->host), "%s", u.nodename);
+        (void)snprintf(a->os, sizeof(a->os), "%s %s %s", u.sysname, u.release, u.machine);
+    }
+    (void)clock_gettime(CLOCK_REALTIME, &t);
+    a->start_unix_us = (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+/* Who we are: the certificate says it, and the configuration may only agree. */
+static enum err identify(struct agent *a, struct err_info *info)
+{
+    const struct conf_agent *conf = &a->conf.agent;
+    struct uuid wanted;
+    enum err e = tls_file_device(conf->certificate, &a->device_id, info);
+
+    if (e != ERR_OK)
+        return e;
+    if (conf->device_id[0] && (!uuid_parse(&wanted, str_of(conf->device_id)) ||
+                               !uuid_eq(&wanted, &a->device_id)))
+        return err_set(info, ERR_CONFIG, 0,
+                       "[agent] device_id is not the one in %s: leave it out",
+                       conf->certificate);
+    return ERR_OK;
+}
+
+static enum err open_spool(struct agent *a, struct err_info *info)
+{
+    enum err e =
+        spool_open(a->conf.agent.spool, a->conf.agent.spool_max, &a->spool, info);
+
+    if (e == ERR_STATE)
+        return err_set(info, e, 0, "%s is in use: does another agent run?",
+                       a->conf.agent.spool);
+    if (e == ERR_OK && spool_counts(a->spool)->damaged)
+        log_event(LOG_LEVEL_ERROR, "spool_damaged",
+                  log_str("kept", "beside it, with the name .damaged"));
+    return e;
+}
+
+static enum err start(struct agent *a, struct err_info *info)
+{
+    const struct conf_agent *conf = &a->conf.agent;
+    struct tls_files files = { conf->certificate, conf->key, conf->ca };
+    struct link_hooks hooks = {
+        .arg = a, .opened = link_opened, .lost = link_lost, .message = link_message
+    };
+    struct err_info control = { 0 };
+    enum err e = identify(a, info);
+
+    describe_machine(a);
+    a->batch = REPORT_BATCH_MAX;
+    a->now_ms = a->report_due_ms = boot_ms();
+    if (e == ERR_OK)
+        e = tls_creds_new(TLS_CLIENT, &files, &a->creds, info);
+    if (e == ERR_OK)
+        e = open_spool(a, info);
+    if (e == ERR_OK && sd_event_new(&a->event) < 0)
+        e = err_set(info, ERR_MEMORY, ENOMEM, "event loop");
+    if (e == ERR_OK)
+        e = clamav_new(a->event, conf->clamd, agent_engine, a, &a->clamav);
+    if (e == ERR_OK)
+        e = link_new(a->event, conf, a->creds, &hooks, &a->link, info);
+    if (e == ERR_OK && add_sources(a) < 0)
+        e = err_set(info, ERR_MEMORY, ENOMEM, "event loop");
+    if (e == ERR_OK && control_open(a, &control) != ERR_OK)
+        log_event(LOG_LEVEL_WARNING, "no_status_socket", log_str("why", control.what));
+    return e;
+}
+
+static int run(struct agent *a)
+{
+    int code = 0;
+
+    while (sd_event_get_state(a->event) != SD_EVENT_FINISHED) {
+        int n = sd_event_prepare(a->event);
+
+        if (n == 0)
+            n = sd_event_wait(a->event, UINT64_MAX);
+        a->now_ms = boot_ms();
+        if (n > 0)
+            n = sd_event_dispatch(a->event);
+        if (n < 0)
+            return 1;
+    }
+    return sd_event_get_exit_code(a->event, &code) < 0 ? 1 : code;
+}
+
+static void stop(struct agent *a)
+{
+    if (a->control)
+        (void)unlink(a->control_path);
+    a->control = sd_event_source_disable_unref(a->control);
+    a->probe_timer = sd_event_source_disable_unref(a->probe_timer);
+    a->hold_timer = sd_event_source_disable_unref(a->hold_timer);
+    link_free(a->link);
+    clamav_free(a->clamav);
+    spool_close(a->spool);
+    sd_event_unref(a->event);
+    tls_creds_free(a->creds);
+    redoubt_service_stop(a->service);
+    free(a);
+}
+
+static int work(struct agent *a, const struct options *o)
+{
+    struct err_info info = { 0 };
+
+    log_start("redoubt-agent", (enum log_level)a->conf.log.level,
+              (enum log_target)a->conf.log.target);
+    a->ack_log = o->ack_log;
+    enum err e = start(a, &info);
+    if (e != ERR_OK) {
+        log_event(LOG_LEVEL_ERROR, "start_failed", log_str("why", info.what));
+        return e == ERR_CONFIG || e == ERR_NOT_FOUND ? EXIT_CONFIG : 1;
+    }
+    if (o->check)
+        return 0;
+    (void)redoubt_service_ready(a->service);
+    return run(a);
+}
+
+static bool load(struct agent *a, const char *path)
+{
+    struct conf_errors *errors = calloc(1, sizeof(*errors));
+    enum err e = errors ? agent_conf_load(path, &a->conf, errors) : ERR_MEMORY;
+
+    if (errors && e != ERR_OK)
+        conf_errors_print(errors, path, stderr);
+    free(errors);
+    return e == ERR_OK;
+}
+
+static int parse(int argc, char **argv, struct options *o)
+{
+    enum { OPT_ACK_LOG = 256 };
+    static const struct option all[] = { { "config", required_argument, NULL, 'c' },
+                                         { "ack-log", required_argument, NULL,
+                                           OPT_ACK_LOG },
+                                         { "check", no_argument, NULL, 'n' },
+                                         { "json", no_argument, NULL, 'j' },
+                                         { "help", no_argument, NULL, 'h' },
+                                         { "version", no_argument, NULL, 'V' },
+                                         { 0 } };
+    int opt;
+
+    *o = (struct options){ .config = CONF_AGENT_DEFAULT_PATH };
+    while ((opt = getopt_long(argc, argv, "c:njhV", all, NULL)) != -1) {
+        switch (opt) {
+        case 'c': o->config = optarg; break;
+        case OPT_ACK_LOG: o->ack_log = optarg; break;
+        case 'n': o->check = true; break;
+        case 'j': o->json = true; break;
+        case 'h': return fputs(usage, stdout) < 0;
+        case 'V': return printf("redoubt-agent %s\n", REDOUBT_VERSION) < 0;
+        default: return EXIT_USAGE;
+        }
+    }
+    if (optind < argc && strcmp(argv[optind], "status") == 0) {
+        o->status = true;
+        optind++;
+    }
+    if (optind < argc || (o->json && !o->status)) {
+        fprintf(stderr, "redoubt-agent: unexpected argument %s\n",
+                optind < argc ? argv[optind] : "--json");
+        return EXIT_USAGE;
+    }
+    return -1;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o;
+    int code = parse(argc, argv, &o);
+    struct agent *a = NULL;
+
+    if (code >= 0)
+        return code;
+    a = calloc(1, sizeof(*a));
+    if (!a || !(a->service = redoubt_service_start(0))) {
+        fprintf(stderr, "redoubt-agent: not usable as a service: %s\n", strerror(errno));
+        free(a);
+        return 1;
+    }
+    if (!load(a, o.config))
+        code = EXIT_CONFIG;
+    else
+        code = o.status ? control_status(&a->conf, o.json) : work(a, &o);
+    stop(a);
+    return code;
+}

@@ -1,0 +1,102 @@
+/*
+ * metrics: Prometheus text (exposition format 0.0.4).
+ */
+#include <inttypes.h>
+
+#include "app/node/daemon.h"
+
+static void gauge(FILE *f, const char *name, const char *help, double v)
+{
+    fprintf(f, "# HELP redoubt_%s %s\n# TYPE redoubt_%s gauge\nredoubt_%s %.15g\n", name,
+            help, name, name, v);
+}
+
+static void counter(FILE *f, const char *name, const char *help, uint64_t v)
+{
+    fprintf(f,
+            "# HELP redoubt_%s %s\n# TYPE redoubt_%s counter\nredoubt_%s %" PRIu64 "\n",
+            name, help, name, name, v);
+}
+
+static void states(FILE *f, const struct daemon *d)
+{
+    fprintf(f, "# HELP redoubt_state The node's state: 1 for the present one.\n"
+               "# TYPE redoubt_state gauge\n");
+    for (int s = 0; s < NODE_STATE_COUNT; s++)
+        fprintf(f, "redoubt_state{state=\"%s\"} %d\n",
+                node_state_name((enum node_state)s),
+                d->run.node.state == (enum node_state)s);
+}
+
+static void services(FILE *f, const struct daemon *d)
+{
+    fprintf(f, "# HELP redoubt_service_up Is the service as it should be in this role?\n"
+               "# TYPE redoubt_service_up gauge\n");
+    for (uint32_t i = 0; i < d->conf.service_count; i++)
+        fprintf(f, "redoubt_service_up{service=\"%s\"} %d\n", d->conf.service[i].name,
+                d->view[i].state == SERVICE_STANDBY ||
+                    d->view[i].state == SERVICE_ACTIVE);
+    fprintf(f, "# HELP redoubt_service_restarts_total Starts after a failure.\n"
+               "# TYPE redoubt_service_restarts_total counter\n");
+    for (uint32_t i = 0; i < d->conf.service_count; i++)
+        fprintf(f, "redoubt_service_restarts_total{service=\"%s\"} %u\n",
+                d->conf.service[i].name, d->view[i].restarts);
+}
+
+static void alarm_list(FILE *f, const struct daemon *d)
+{
+    fprintf(f, "# HELP redoubt_alarm Raised alarms.\n# TYPE redoubt_alarm gauge\n");
+    for (int i = 0; i < ALARM_COUNT; i++)
+        fprintf(f, "redoubt_alarm{id=\"%s\"} %d\n", alarm_info((enum alarm)i)->id,
+                d->alarm_since[i] != 0);
+}
+
+char *metrics_text(const struct daemon *d, size_t *n)
+{
+    const struct node *node = &d->run.node;
+    struct keeper_stats st = { .pid = 0 };
+    char *text = NULL;
+    FILE *f = open_memstream(&text, n);
+
+    if (!f)
+        return NULL;
+    if (d->keeper)
+        st = keeper_stats(d->keeper);
+    gauge(f, "active", "1 on the active node.", node->state == NODE_ACTIVE);
+    gauge(f, "ready", "1 if nothing hinders a takeover by this node.",
+          d->running && node_obstacles(node) == 0);
+    gauge(f, "degraded", "1 if this node is active and something does not work.",
+          node_degraded(node));
+    gauge(f, "paused", "1 while the cluster does not switch by itself.", node->paused);
+    gauge(f, "maintenance", "1 while this node is in maintenance.", node->maintenance);
+    gauge(f, "epoch", "The highest epoch seen on the share.", (double)node->seen.top);
+    gauge(f, "known_epoch", "The highest epoch ever heard of.",
+          (double)node->known_epoch);
+    gauge(f, "lease_remaining_seconds", "Until the deadline of the lease held here.",
+          node->lease.epoch
+              ? (double)mono_since_ms(node->lease.deadline, now_mono()) / 1000.0
+              : 0);
+    gauge(f, "share_latency_seconds", "Of the last answer of the file server.",
+          (double)st.latency_us / 1e6);
+    counter(f, "share_connections_total", "Connections made to the file server.",
+            st.connections);
+    counter(f, "keeper_replacements_total", "Keepers that were killed or died.",
+            st.replacements);
+    gauge(f, "database_up", "1 if the DBMS answers and the fence is there.",
+          d->database.ok);
+    gauge(f, "database_latency_seconds", "Of the last probe.",
+          (double)d->database.latency_us / 1e6);
+    gauge(f, "peer_ready", "1 if the other node would take over now.",
+          node_peer_can_take(node));
+    counter(f, "moves_total", "Moves between states.", d->moves_total);
+    counter(f, "switches_total", "Takeovers by this node.", d->switches_total);
+    counter(f, "clock_jumps_total", "Times this machine stood still.", d->jumps_total);
+    states(f, d);
+    services(f, d);
+    alarm_list(f, d);
+    if (fclose(f) != 0) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}

@@ -1,0 +1,121 @@
+#include "sys/http/http_client.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct sink {
+    struct http_answer *answer;
+    bool too_long;
+};
+
+static size_t on_data(char *data, size_t one, size_t n, void *arg)
+{
+    struct sink *sink = arg;
+    struct http_answer *a = sink->answer;
+
+    (void)one; /* always 1 */
+    if (n > HTTP_ANSWER_MAX - a->body_bytes) {
+        sink->too_long = true;
+        return 0;
+    }
+    char *grown = realloc(a->body, a->body_bytes + n + 1);
+
+    if (!grown)
+        return 0;
+    a->body = grown;
+    memcpy(a->body + a->body_bytes, data, n);
+    a->body_bytes += n;
+    a->body[a->body_bytes] = '\0';
+    return n;
+}
+
+/* libcurl says only "could not connect"; the file tells why. */
+static enum err why_not_connected(const char *path, struct err_info *info)
+{
+    struct stat st;
+
+    if (stat(path, &st) != 0)
+        return err_set(info, errno == EACCES ? ERR_DENIED : ERR_NOT_FOUND, errno, "%s",
+                       path);
+    if (access(path, W_OK) != 0)
+        return err_set(info, ERR_DENIED, errno, "%s", path);
+    return err_set(info, ERR_CLOSED, 0, "%s: nobody listens there", path);
+}
+
+static enum err perform(CURL *curl, const struct http_call *call, struct sink *sink,
+                        struct err_info *info)
+{
+    CURLcode c = curl_easy_perform(curl);
+    long status = 0;
+
+    if (c == CURLE_COULDNT_CONNECT)
+        return why_not_connected(call->unix_path, info);
+    if (c == CURLE_OPERATION_TIMEDOUT)
+        return err_set(info, ERR_TIMEOUT, 0, "%s %s: no answer within %u ms",
+                       call->method, call->path, call->timeout_ms);
+    if (c != CURLE_OK)
+        return err_set(info, sink->too_long ? ERR_LIMIT : ERR_CLOSED, 0, "%s %s: %s",
+                       call->method, call->path, curl_easy_strerror(c));
+    if (curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status) != CURLE_OK)
+        return err_set(info, ERR_IO, 0, "no status");
+    sink->answer->status = (unsigned)status;
+    return ERR_OK;
+}
+
+static bool set_options(CURL *curl, const struct http_call *call, const char *url,
+                        struct curl_slist *headers)
+{
+    bool ok = true;
+
+    ok &= curl_easy_setopt(curl, CURLOPT_URL, url) == CURLE_OK;
+    ok &= curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, call->unix_path) == CURLE_OK;
+    ok &= curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)call->timeout_ms) == CURLE_OK;
+    ok &= curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L) == CURLE_OK;
+    ok &= curl_easy_setopt(curl, CURLOPT_PROXY, "") == CURLE_OK;
+    ok &= curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data) == CURLE_OK;
+    ok &= curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers) == CURLE_OK;
+    if (strcmp(call->method, "GET") != 0) {
+        const char *body = call->body ? call->body : "";
+
+        ok &=
+            curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, (long)strlen(body)) == CURLE_OK;
+        ok &= curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body) == CURLE_OK;
+        ok &= curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, call->method) == CURLE_OK;
+    }
+    return ok;
+}
+
+enum err http_call(const struct http_call *call, struct http_answer *out,
+                   struct err_info *info)
+{
+    struct sink sink = { .answer = out };
+    char url[512];
+    enum err e;
+
+    *out = (struct http_answer){ .body = calloc(1, 1) };
+    int n = snprintf(url, sizeof(url), "http://redoubt%s", call->path);
+
+    if (n < 0 || (size_t)n >= sizeof(url))
+        return err_set(info, ERR_LIMIT, 0, "the path is too long");
+    CURL *curl = curl_easy_init();
+    /* No "Expect: 100-continue": it would cost a round trip. */
+    struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
+
+    if (!curl || !headers || !out->body || !set_options(curl, call, url, headers) ||
+        curl_easy_setopt(curl, CURLOPT_WRITEDATA, &sink) != CURLE_OK)
+        e = err_set(info, ERR_MEMORY, 0, "prepare the request");
+    else
+        e = perform(curl, call, &sink, info);
+    curl_slist_free_all(headers);
+    if (curl)
+        curl_easy_cleanup(curl);
+    return e;
+}
+
+void http_answer_release(struct http_answer *a)
+{
+    free(a->body);
+    *a = (struct http_answer){ 0 };
+}

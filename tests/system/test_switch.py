@@ -1,0 +1,157 @@
+"""Each reason to switch: the other node takes over, never are two active, nothing is lost."""
+import os
+import signal
+import time
+
+import pytest
+from redoubt_lab.events import EVENTS
+
+
+def do(scene, name):
+    event = EVENTS[name]
+    scene.later(lambda: event.end(scene.lab, scene.active))
+    event.begin(scene.lab, scene.active)
+
+
+@pytest.mark.parametrize("name", sorted(EVENTS))
+def test_event(scene, name):
+    do(scene, name)
+    scene.expect_switch()
+    scene.expect_reports()
+
+
+def test_a_node_that_comes_back_is_passive_and_ready(scene):
+    do(scene, "power-off")
+    scene.expect_switch()
+    scene.host(scene.active).power_on()
+    assert scene.expect_ready() == scene.passive
+
+
+def test_a_reboot_that_is_faster_than_the_wait(scene):
+    host = scene.host(scene.active)
+    host.power_off()
+    host.power_on()
+    scene.expect_ready()
+    assert scene.status()["epoch"] > scene.epoch
+
+
+def test_there_and_back(scene):
+    do(scene, "switchover")
+    scene.expect_switch()
+    assert scene.expect_ready() == scene.passive
+    EVENTS["switchover"].begin(scene.lab, scene.passive)
+    scene.lab.wait_for(lambda: scene.lab.active() == scene.active, 20, "it comes back")
+
+
+def test_a_process_of_a_service_dies_while_its_main_process_lives(scene):
+    """nginx is a child of redoubt-web."""
+    main = scene.host(scene.active).pids("redoubt-web")
+    assert main
+    scene.host(scene.active).send("nginx", signal.SIGKILL)
+    scene.expect_switch()
+
+
+def test_a_worker_of_nginx_hangs_or_dies_alone(scene):
+    """Only the youngest nginx process, a worker: its master would start a new one."""
+    workers = scene.host(scene.active).pids("nginx")[1:]
+    assert workers
+    os.kill(workers[-1], signal.SIGKILL)
+    # Either it counts as a failure and the node hands over, or it was replaced at once:
+    # the checker says whether clients were answered by one node only.
+    time.sleep(1)
+    scene.expect_ready()
+    scene.expect_reports()
+
+
+def test_all_services_die_at_once(scene):
+    for program in ("redoubt-server", "redoubt-web", "redoubt-activation"):
+        scene.host(scene.active).send(program, signal.SIGKILL)
+    scene.expect_switch()
+
+
+def test_guard_killed(scene):
+    """Without its guard a node steps down by itself."""
+    scene.host(scene.active).send("redoubt-guard", signal.SIGKILL)
+    scene.expect_switch()
+
+
+def test_guard_and_daemon_killed(scene):
+    """The worst double failure short of the kernel: nobody is left to kill the services."""
+    host = scene.host(scene.active)
+    pids = host.pids("redoubt-guard") + host.pids("redoubt-node")
+    assert len(pids) >= 2
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    scene.expect_switch()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_keeper_killed_or_hung(scene, number):
+    """A lost keeper is replaced; whether in time or not, one node is active in the end."""
+    scene.host(scene.active).send("redoubt-keeper", number)
+    time.sleep(2.5)
+    scene.expect_ready()
+    scene.expect_reports()
+
+
+@pytest.mark.parametrize("sender, receiver", [("active", "fileserver"), ("fileserver", "active")])
+def test_share_lost_one_way(scene, sender, receiver):
+    names = {"active": scene.active, "fileserver": "fileserver"}
+    scene.lab.cut(names[sender], names[receiver], one_way=True)
+    scene.expect_switch()
+    scene.expect_reports()
+
+
+def test_share_connection_reset_again_and_again(scene):
+    """smbd loses its sessions of the active node; the node reconnects or hands over."""
+    for _ in range(5):
+        scene.host("fileserver").kill_all("smbd")
+        time.sleep(0.7)
+    scene.expect_ready()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3, 10])
+@pytest.mark.parametrize("keep_network", [False, True], ids=["vm", "processes"])
+def test_frozen(scene, seconds, keep_network):
+    """A paused virtual machine that wakes up again can do no harm."""
+    host = scene.host(scene.active)
+    host.freeze(keep_network=keep_network)
+    time.sleep(seconds)
+    host.thaw()
+    if seconds > 2:
+        scene.expect_switch()
+    scene.expect_ready()
+    scene.expect_reports()
+
+
+def test_frozen_while_reports_are_on_their_way(scene):
+    """Many short pauses: what was acknowledged in between must be stored."""
+    host = scene.host(scene.active)
+    for pause in range(12):
+        host.freeze(keep_network=True)
+        time.sleep(0.05 * pause)
+        host.thaw()
+        time.sleep(0.15)
+    scene.expect_ready()
+
+
+def test_dbms_cut_from_the_new_node_only(scene):
+    """The DBMS is no reason to stay: the new node is active without it, and says degraded."""
+    scene.lab.cut(scene.passive, "dbms")
+    scene.later(lambda: scene.lab.heal(scene.passive))
+    scene.host(scene.active).power_off()
+    scene.lab.wait_for(scene.has_switched, 30, "the other node takes over without the DBMS")
+    scene.lab.wait_for(lambda: scene.status(scene.passive)["degraded"], 10, "it says degraded")
+    scene.lab.heal(scene.passive)
+    scene.lab.wait_for(lambda: scene.lab.own_state(scene.passive)["database"]["ok"], 20,
+                       "the DBMS is back")
+    scene.expect_reports()
+
+
+def test_switchover_under_load(scene):
+    for turn in range(4):
+        active = scene.lab.wait_ready(60)
+        EVENTS["switchover"].begin(scene.lab, active)
+        scene.lab.wait_for(lambda node=active: scene.lab.active() == scene.lab.other(node), 20,
+                           f"switchover {turn}")
+    scene.expect_reports()
