@@ -125,8 +125,9 @@ enum alarm_severity { ALARM_NOTE, ALARM_WARNING, ALARM_ERROR };
       "Switch the other node on, or run systemctl status redoubt-node there.")           \
     X(ALARM_PEER_NOT_READY, "peer_not_ready", ALARM_WARNING,                             \
       "The other node is not ready to take over",                                        \
-      "It is alive but says that something is missing. A failure of this node would "    \
-      "stop the service.",                                                               \
+      "It is alive, and for 5 s it has said that something is missing. A failure of "    \
+      "this "                                                                            \
+      "node would stop the service.",                                                    \
       "redoubt status shows what it is missing.")                                        \
     X(ALARM_PEER_MAINTENANCE, "peer_maintenance", ALARM_NOTE,                            \
       "The other node is in maintenance",                                                \

@@ -163,6 +163,10 @@ void services_revive(struct sim *s, uint32_t i)
         if (!v->alive)
             report(s, i, k,
                    h->want == SERVICE_WANT_STOPPED ? SERVICE_STOPPED : SERVICE_FAILED);
+        else if (v->under_way &&
+                 (v->target == SERVICE_ACTIVE || v->target == SERVICE_STANDBY))
+            /* What it was before it was told says nothing (port/services.h). */
+            report(s, i, k, SERVICE_CHANGING);
         else
             report(s, i, k, v->state);
         converge(s, i, k, false);

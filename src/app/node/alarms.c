@@ -12,6 +12,8 @@
 #include "app/node/daemon.h"
 #include "sys/log/log.h"
 
+enum { PEER_UNREADY_MS = 5000 };
+
 /* ---- the hook: an executable, the event as JSON on its standard input ---- */
 
 static void alert_over(struct alert *a)
@@ -229,6 +231,19 @@ static void look_at_node(struct daemon *d, bool on[ALARM_COUNT])
             detail(d, ALARM_ADDRESS_CONFLICT, "%s", d->address_why);
 }
 
+/*
+ * A switch takes the other node through states in which it is not ready.  That is no
+ * trouble until it lasts.
+ */
+static bool peer_stays_unready(struct daemon *d, bool unready)
+{
+    if (!unready)
+        d->peer_unready_since = (struct mono){ 0 };
+    else if (!mono_is_set(d->peer_unready_since))
+        d->peer_unready_since = now_mono();
+    return unready && mono_since_ms(now_mono(), d->peer_unready_since) >= PEER_UNREADY_MS;
+}
+
 static void look_at_peer(struct daemon *d, bool on[ALARM_COUNT])
 {
     const struct node *n = &d->run.node;
@@ -239,9 +254,9 @@ static void look_at_peer(struct daemon *d, bool on[ALARM_COUNT])
     const bool silent =
         !n->peer.alive || mono_since_ms(now, n->peer.changed) > n->conf.peer_fresh_ms;
 
-    /* Its last word is from before the switch: the next one tells how it is now. */
-    const bool before_switch = strcmp(n->peer.rec.state, "active") == 0 ||
-                               strcmp(n->peer.rec.state, "demoting") == 0;
+    const bool unready =
+        peer_stays_unready(d, !silent && !n->peer.rec.maintenance &&
+                                  n->state == NODE_ACTIVE && !n->peer.rec.ready);
 
     if (node_obstacles(n) & NODE_OB_SHARE)
         return; /* we cannot know */
@@ -250,7 +265,7 @@ static void look_at_peer(struct daemon *d, bool on[ALARM_COUNT])
     if (!silent && n->peer.rec.maintenance)
         on[ALARM_PEER_MAINTENANCE] =
             detail(d, ALARM_PEER_MAINTENANCE, "%s", n->conf.peer);
-    else if (!silent && n->state == NODE_ACTIVE && !n->peer.rec.ready && !before_switch)
+    else if (unready)
         on[ALARM_PEER_NOT_READY] =
             detail(d, ALARM_PEER_NOT_READY, "%s is %s", n->conf.peer, n->peer.rec.state);
     json_t *peer = silent ? NULL : status_peer_record(d);

@@ -101,6 +101,7 @@ struct daemon {
     json_t *switches;                  /* the takeovers of this node among it */
     uint64_t alarm_since[ALARM_COUNT]; /* wall time; 0: not raised */
     char alarm_detail[ALARM_COUNT][200];
+    struct mono peer_unready_since; /* while we are active; unset: it is ready */
     struct alert alerts[ALERTS_AT_ONCE];
     uint64_t alert_minute;
     uint32_t alert_count, alerts_dropped;
