@@ -153,6 +153,12 @@ void node_know_epoch(struct node *n, uint64_t epoch, struct node_actions *out)
 {
     if (epoch <= n->known_epoch)
         return;
+    /* Learned elsewhere, and the share does not show it: it may have come and gone between two
+     * reads.  The next read is a change, whatever it shows: the wait of L3 begins there. */
+    if (epoch > n->seen.top) {
+        n->seen.print = 0;
+        n->seen.changed = n->last;
+    }
     n->known_epoch = epoch;
     node_act(out, NODE_ACT_REMEMBER)->epoch = epoch;
 }
