@@ -1,0 +1,2 @@
+-- Declarative configuration: apply and export.
+-- works-since: 1
