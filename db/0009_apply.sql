@@ -1,2 +1,3 @@
 -- Declarative configuration: apply and export.
 -- works-since: 1
+SELECT;
