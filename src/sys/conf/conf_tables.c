@@ -239,6 +239,20 @@ static const struct conf_key agent_keys[] = {
          "Reports that the server has not confirmed yet."),
     WORD(conf_agent, clamd, CONF_T_PATH, "/run/clamav/clamd.ctl", RESTART,
          "Socket of the ClamAV engine."),
+    WORD(conf_agent, state_dir, CONF_T_PATH, "/var/lib/redoubt-agent", RESTART,
+         "What the agent keeps: the policy, the tasks, the quarantine."),
+    WORD(
+        conf_agent, clamd_conf, CONF_T_PATH, "", RESTART,
+        "Configuration file of clamd, which the agent writes from the policy. Empty: the "
+        "agent does not touch the engine."),
+    WORD(conf_agent, freshclam_conf, CONF_T_PATH, "", RESTART,
+         "Configuration file of freshclam on this device, which is read and never "
+         "written: where the signatures come from unless the policy says it. Empty: only "
+         "the policy says it."),
+    WORD(conf_agent, engine_restart, CONF_T_TEXT, "systemctl restart clamav-daemon",
+         RESTART,
+         "Command that restarts clamd after its configuration changed: a program and its "
+         "arguments, without a shell. Empty: nothing restarts it."),
     WORD(conf_agent, device_id, CONF_T_UUID, "", RESTART,
          "Identity of this device. Empty: the urn:uuid: name in its certificate."),
     NUMBER(conf_agent, report_ms, "10000", 100, 86400000, "ms", RESTART,
