@@ -442,6 +442,7 @@ static void on_probe(struct sim *s, const struct event *e)
                                .err = s->now < s->faults.db_down_until ? ERR_IO : ERR_OK,
                                .epoch = s->db.fence });
     host_schedule(s, e->node);
+    weather_told(s, e->node);
 }
 
 /* arg 0: a service begins a transaction with its epoch; else it commits (arg2 = epoch). */

@@ -42,6 +42,8 @@ MUTANTS = [
      [(CORE + "node.c", "if (connected || !n->seen.known ||", "if (!n->seen.known ||"),
       (CORE + "watch.c", "return !mono_reached(n->last, mono_after(n->seen.connected, wait_ms));",
        "return wait_ms == 0;")]),
+    ("L1-known-elsewhere", "L1: an epoch that only the DBMS tells of does not begin the wait", 20000,
+     [(CORE + "node.c", "if (epoch > n->seen.top) {", "if (false) {")]),
     ("L2-late-renewal", "L2: a renewal counts that was heard after the deadline", 16500,
      [(CORE + "node.c", "mono_reached(n->last, n->lease.deadline)) {",
        "ev->kind != NODE_EV_SHARE && mono_reached(n->last, n->lease.deadline)) {")]),

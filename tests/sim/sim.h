@@ -313,6 +313,7 @@ void weather_freeze(struct sim *s, uint32_t i, bool whole, uint64_t until);
 void weather_moment(struct sim *s, uint32_t i);
 void weather_claim(struct sim *s, uint32_t i);
 void weather_hung(struct sim *s);
+void weather_told(struct sim *s, uint32_t i);
 uint64_t weather_late_renewal(struct sim *s, uint32_t i);
 uint64_t weather_bound_us(const struct sim *s);
 

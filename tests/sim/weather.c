@@ -112,6 +112,9 @@ static void draw_danger(struct sim *s)
         else
             w->hang_pm = 100;
         w->vanish = w->power = true;
+        /* The DBMS is asked as often as the share: either may be the first to tell. */
+        if (rng_permille(&s->rng, 500))
+            c->poll_ms = c->scan_ms = c->renew_ms;
         break;
     case FOCUS_DOUBLED:
         w->dup_pm = 500;
@@ -435,6 +438,16 @@ void weather_moment(struct sim *s, uint32_t i)
 void weather_hung(struct sim *s)
 {
     if (s->weather.focus == FOCUS_FORGETTING && !s->fair && rng_permille(&s->rng, 500))
+        share_remove_top(s);
+}
+
+/* A node has heard from the DBMS, perhaps of an epoch that it has not read on the share yet. */
+void weather_told(struct sim *s, uint32_t i)
+{
+    const struct node *n = &s->host[i].run->node;
+
+    if (s->weather.focus == FOCUS_FORGETTING && !s->fair &&
+        n->known_epoch > n->seen.top && rng_permille(&s->rng, 300))
         share_remove_top(s);
 }
 
