@@ -39,7 +39,8 @@ MUTANTS = [
     ("L1-no-doubt", "L1: a share that went back in time is believed at once", 300,
      [(CORE + "watch.c", "return n->seen.top < n->known_epoch || node_just_connected(n);", "return false;")]),
     ("L1-new-connection", "L1: a crash of the file server goes unnoticed", 15000,
-     [(CORE + "node.c", "if (connected || !n->seen.known ||", "if (!n->seen.known ||"),
+     [(CORE + "node.c", "if (epoch > n->seen.top) {", "if (false) {"), # the DBMS would tell it
+      (CORE + "node.c", "if (connected || !n->seen.known ||", "if (!n->seen.known ||"),
       (CORE + "watch.c", "return !mono_reached(n->last, mono_after(n->seen.connected, wait_ms));",
        "return wait_ms == 0;")]),
     ("L1-known-elsewhere", "L1: an epoch that only the DBMS tells of does not begin the wait", 20000,
@@ -75,8 +76,9 @@ MUTANTS = [
     ("L7-revoked-is-extended", "L7: an answer that comes late extends what was revoked", 300,
      [(CORE + "serve.c", "if (n->state == NODE_DEMOTING && n->demotion.revoked)\n        return false;",
        "if (false)\n        return false;")]),
-    ("L8-timeout-is-success", "L8: no answer to a claim is taken for success", 300,
-     [(CORE + "watch.c", "if (a->err == ERR_OK &&\n",
+    ("L8-timeout-is-success", "L8: no answer to a claim is taken for success", 3000,
+     [(CORE + "node.c", "if (epoch > n->seen.top) {", "if (false) {"), # as above
+      (CORE + "watch.c", "if (a->err == ERR_OK &&\n",
        "if ((a->err == ERR_OK || a->err == ERR_TIMEOUT) &&\n"),
       (CORE + "watch.c", "!mono_reached(n->last, mono_before(deadline, n->conf.demote_before_ms))",
        "true")]),
