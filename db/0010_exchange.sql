@@ -1,3 +1,148 @@
 -- What the workers of the Administration Server exchange with the DBMS, in batches.
 -- works-since: 1
-SELECT;
+--
+-- redoubt.device_store (0002) stays for programs of older schemas while nodes are upgraded.
+-- A batch is a transaction.  The parts that others own are functions x_*(items), each over
+-- all items of the batch at once: they write, and answer (n, answer) with n counted from 1.
+
+-- Until their owners have them.
+DO $do$
+BEGIN
+    IF to_regprocedure('redoubt.runs_of(uuid)') IS NULL THEN
+        CREATE FUNCTION redoubt.runs_of(device uuid) RETURNS jsonb
+        LANGUAGE sql AS 'SELECT ''[]''::jsonb';
+    END IF;
+    IF to_regprocedure('redoubt.judge_devices(uuid[])') IS NULL THEN
+        CREATE FUNCTION redoubt.judge_devices(devices uuid[]) RETURNS void
+        LANGUAGE sql AS 'SELECT';
+    END IF;
+END $do$;
+
+-- The devices of a batch, in one order for everybody: two batches never lock crosswise.
+CREATE FUNCTION redoubt.exchange_lock(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM redoubt.device d
+    WHERE d.id IN (SELECT (i.item ->> 'device')::uuid
+                   FROM jsonb_array_elements(items) AS i (item))
+    ORDER BY d.id FOR NO KEY UPDATE;
+END $$;
+
+-- name, description, health, seen: of several items of a device the last word counts.
+CREATE FUNCTION redoubt.exchange_state(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO redoubt.device AS d (id, name, description, health)
+    SELECT (e.item ->> 'device')::uuid,
+           coalesce((array_agg(e.item ->> 'name' ORDER BY e.n DESC)
+                     FILTER (WHERE e.item ? 'name'))[1], ''),
+           (array_agg(e.item -> 'description' ORDER BY e.n DESC)
+            FILTER (WHERE e.item ? 'description'))[1],
+           (array_agg(e.item -> 'health' ORDER BY e.n DESC)
+            FILTER (WHERE e.item ? 'health'))[1]
+    FROM jsonb_array_elements(items) WITH ORDINALITY AS e (item, n)
+    WHERE e.item ?| ARRAY['name', 'description', 'health', 'reports', 'seen', 'hello',
+                          'policy', 'events', 'progress', 'running']
+    GROUP BY 1
+    ORDER BY 1
+    ON CONFLICT (id) DO UPDATE SET
+        name = CASE WHEN excluded.name <> '' THEN excluded.name ELSE d.name END,
+        description = coalesce(excluded.description, d.description),
+        health = coalesce(excluded.health, d.health),
+        last_seen = now();
+END $$;
+
+-- A report that is there already is not stored again: (device, report) is its identity.
+CREATE FUNCTION redoubt.exchange_reports(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO redoubt.report (device_id, report_id, seq, at, epoch, body)
+    SELECT (i.item ->> 'device')::uuid, r.id, r.seq, to_timestamp(r.at / 1e6),
+           current_setting('redoubt.epoch')::bigint, r.body
+    FROM jsonb_array_elements(items) AS i (item),
+         jsonb_to_recordset(coalesce(i.item -> 'reports', '[]'))
+             AS r (id uuid, seq bigint, at double precision, body jsonb)
+    ORDER BY 1, 3
+    ON CONFLICT (device_id, report_id) DO NOTHING;
+END $$;
+
+-- The end of a connection.  "gone" holds what the hello answered as "at": a device that has
+-- connected anew meanwhile, perhaps to another worker, stays connected.
+CREATE FUNCTION redoubt.exchange_gone(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE redoubt.device d
+    SET connected_epoch = NULL, connected_at = NULL, connected_node = NULL
+    FROM jsonb_array_elements(items) AS i (item)
+    WHERE i.item ? 'gone' AND d.id = (i.item ->> 'device')::uuid
+      AND d.connected_at = (i.item ->> 'gone')::timestamptz;
+END $$;
+
+-- The answers of hello, with what a worker wants to know besides.
+CREATE FUNCTION redoubt.exchange_hello(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
+LANGUAGE sql AS $$
+    WITH h AS (
+        SELECT i.n, (i.item ->> 'device')::uuid AS device,
+               coalesce(x.answer -> 'hello', '{"state": "ok"}') AS hello
+        FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
+        LEFT JOIN redoubt.x_hello(items) x ON x.n = i.n
+        WHERE i.item ?| ARRAY['hello', 'refresh'])
+    SELECT h.n, jsonb_build_object('hello', h.hello || jsonb_build_object(
+               'at', to_jsonb(d) -> 'connected_at',
+               'runs', CASE WHEN h.hello ->> 'state' = 'ok'
+                            THEN coalesce(redoubt.runs_of(h.device), '[]') ELSE '[]' END))
+    FROM h LEFT JOIN redoubt.device d ON d.id = h.device
+$$;
+
+-- One batch, one transaction.  items: an array of objects, each with "device" and any of
+--   hello, refresh, gone, seen, csr              who is there, and may be
+--   name, description, health, reports           what OpAMP and com.redoubt.report/v1 carry
+--   policy, events, progress, running            what the device does
+-- Only items with an answer are answered; n counts from 1.  What a device says that is not
+-- admitted (revoked, pending, a clone) is not stored.
+CREATE FUNCTION redoubt.device_exchange(items jsonb)
+RETURNS TABLE (n bigint, answer jsonb) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    has   text[];
+    parts jsonb := '[]';
+    more  jsonb;
+    judge uuid[];
+BEGIN
+    PERFORM redoubt.check_epoch();
+    SELECT coalesce(array_agg(DISTINCT k.k), '{}') INTO has
+    FROM jsonb_array_elements(items) AS i (item), jsonb_object_keys(i.item) AS k (k);
+
+    PERFORM redoubt.exchange_lock(items);
+    IF has && ARRAY['hello', 'refresh'] THEN
+        SELECT coalesce(jsonb_agg(jsonb_build_array(h.n, h.answer)), '[]') INTO parts
+        FROM redoubt.exchange_hello(items) h;
+        SELECT jsonb_agg(CASE WHEN p.p #>> '{1,hello,state}' <> 'ok'
+                              THEN jsonb_build_object('device', i.item -> 'device')
+                              ELSE i.item END ORDER BY i.n) INTO items
+        FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
+        LEFT JOIN jsonb_array_elements(parts) AS p (p) ON (p.p ->> 0)::bigint = i.n;
+    END IF;
+    PERFORM redoubt.exchange_state(items);
+    IF 'reports' = ANY (has) THEN
+        PERFORM redoubt.exchange_reports(items);
+    END IF;
+    IF 'gone' = ANY (has) THEN
+        PERFORM redoubt.exchange_gone(items);
+    END IF;
+    SELECT coalesce(jsonb_agg(jsonb_build_array(x.n, x.answer)), '[]') INTO more
+    FROM (SELECT * FROM redoubt.x_csr(items) WHERE 'csr' = ANY (has)
+          UNION ALL SELECT * FROM redoubt.x_policy(items) WHERE 'policy' = ANY (has)
+          UNION ALL SELECT * FROM redoubt.x_events(items) WHERE 'events' = ANY (has)
+          UNION ALL SELECT * FROM redoubt.x_tasks(items)
+                    WHERE has && ARRAY['progress', 'running']) x;
+    parts := parts || more;
+
+    SELECT array_agg(DISTINCT (i.item ->> 'device')::uuid) INTO judge
+    FROM jsonb_array_elements(items) AS i (item)
+    WHERE i.item ?| ARRAY['description', 'health', 'policy', 'events', 'hello'];
+    IF judge IS NOT NULL THEN
+        PERFORM redoubt.judge_devices(judge);
+    END IF;
+
+    RETURN QUERY
+    SELECT (p.p ->> 0)::bigint, jsonb_object_agg(e.key, e.value)
+    FROM jsonb_array_elements(parts) AS p (p), jsonb_each(p.p -> 1) AS e (key, value)
+    GROUP BY 1;
+END $$;

@@ -57,8 +57,7 @@ void conn_sweep(struct server *s);
 void device_message(struct conn *c, struct str bytes);
 /* device.c: forgets the connection's requests. */
 void device_gone(struct conn *c);
-void device_done(void *server, uint64_t ticket, enum store_outcome outcome,
-                 const char *why);
+void device_done(void *server, uint64_t ticket, const struct store_done *done);
 /* device.c: drops every request; the store has forgotten them. */
 void device_forget_all(struct server *s);
 

@@ -154,7 +154,7 @@ static enum err add_reports(struct text *t, struct request *r, struct str data,
     return ERR_OK;
 }
 
-/* The item for redoubt.device_store; *worth: is there anything to store? */
+/* The item for redoubt.device_exchange; *worth: is there anything to store? */
 static enum err make_item(struct text *t, struct request *r, bool *worth,
                           struct err_info *info)
 {
@@ -267,9 +267,10 @@ void device_message(struct conn *c, struct str bytes)
     submit(c, r);
 }
 
-void device_done(void *server, uint64_t ticket, enum store_outcome outcome,
-                 const char *why)
+void device_done(void *server, uint64_t ticket, const struct store_done *done)
 {
+    enum store_outcome outcome = done->outcome;
+    const char *why = done->why;
     struct request *r = (struct request *)(uintptr_t)ticket;
     struct conn *c = r->conn;
 

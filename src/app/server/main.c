@@ -48,9 +48,9 @@ static void status_tell(struct server *s)
     (void)redoubt_service_status(
         s->service,
         "active epoch=%" PRIu64 " database=%s connections=%u stored=%" PRIu64
-        " doubled=%" PRIu64 " refused=%" PRIu64 " unavailable=%" PRIu64 " bad=%" PRIu64,
-        s->epoch, store_state_name(store_state(s->store)), s->conn_count, n->stored,
-        n->doubled, s->counts.refused_reports, s->counts.unavailable,
+        " refused=%" PRIu64 " unavailable=%" PRIu64 " bad=%" PRIu64,
+        s->epoch, store_state_name(store_state(s->store)), s->conn_count, n->items,
+        s->counts.refused_reports, s->counts.unavailable,
         s->counts.bad_messages + s->counts.bad_http);
 }
 

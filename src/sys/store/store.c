@@ -17,17 +17,33 @@ enum { CONNECT_MS = 3000, ANSWER_MS = 4000, BACKOFF_MS = 100, BACKOFF_MAX_MS = 2
 static const char announce_sql[] =
     "SELECT f.epoch, redoubt.announce(split_part($1::text, '/', 1)::bigint, 'server',"
     " split_part($1::text, '/', 2)) FROM redoubt.fence f";
-static const char store_sql[] = "SELECT stored, doubled FROM redoubt.device_store($1)";
+static const char exchange_sql[] = "SELECT n, answer FROM redoubt.device_exchange($1)";
 
-enum op_kind { OP_PREPARE, OP_ANNOUNCE, OP_BATCH, OP_FENCE };
+static const char *const store_queries[] = {
+    [STORE_READ_POLICIES] =
+        "SELECT group_id, hash, CASE WHEN $1::jsonb ? hash THEN NULL ELSE document END"
+        " FROM redoubt.effective LIMIT 10000",
+    [STORE_READ_DEVICES] = "SELECT DISTINCT device_id FROM redoubt.run"
+                           " WHERE occurrence_id = $1::uuid LIMIT 1000000",
+    [STORE_READ_RUNS] = "SELECT d::uuid, redoubt.runs_of(d::uuid)"
+                        " FROM jsonb_array_elements_text($1::jsonb) d",
+};
+
+enum op_kind { OP_PREPARE, OP_LISTEN, OP_ANNOUNCE, OP_BATCH, OP_FENCE, OP_READ };
+
+/* A read that waits for its turn. */
+struct wanted {
+    enum store_query query;
+    char *value;
+};
 
 /* One segment of the pipeline: a query and its sync, answered in order. */
 struct op {
     enum op_kind kind;
-    struct batch *batch; /* OP_BATCH: owned */
+    struct batch *batch;    /* OP_BATCH: owned */
+    enum store_query query; /* OP_READ */
     bool failed;
-    bool rows; /* the query went well; its transaction may still fail to commit */
-    uint64_t stored, doubled; /* of rows */
+    PGresult *rows; /* owned; the transaction may still fail to commit */
     char sqlstate[6];
     char why[160];
 };
@@ -48,7 +64,13 @@ struct store {
     struct op op[STORE_IN_FLIGHT_MAX]; /* ring, oldest first */
     uint32_t op_first, op_count;
     struct batch_list waiting;
+    struct wanted wanted[STORE_READS_MAX]; /* ring, oldest first */
+    uint32_t wanted_first, wanted_count;
     struct store_counts counts;
+};
+
+struct store_rows {
+    const PGresult *r;
 };
 
 static void connect_start(struct store *s);
@@ -74,11 +96,60 @@ static void changed(struct store *s, const char *why)
 static void batch_end(struct store *s, struct batch *b, enum store_outcome outcome,
                       const char *why)
 {
+    struct store_done done = { .outcome = outcome, .why = why };
+
     if (outcome == STORE_REFUSED)
         s->counts.refused += b->count;
     for (uint32_t i = 0; i < b->count; i++)
-        s->hooks.done(s->hooks.arg, b->item[i].ticket, outcome, why);
+        s->hooks.done(s->hooks.arg, b->item[i].ticket, &done);
     batch_free(b);
+}
+
+static struct str field(const PGresult *r, int row, int column)
+{
+    if (PQgetisnull(r, row, column))
+        return (struct str){ NULL, 0 };
+    return (struct str){ PQgetvalue(r, row, column),
+                         (size_t)PQgetlength(r, row, column) };
+}
+
+/* The batch was committed: hands each item its answer, and frees the batch. */
+static void batch_committed(struct store *s, struct batch *b, const PGresult *r)
+{
+    struct str answer[STORE_BATCH_MAX] = { 0 };
+    uint64_t n;
+
+    for (int row = 0; row < PQntuples(r); row++)
+        if (str_u64(field(r, row, 0), b->count, &n) && n > 0)
+            answer[n - 1] = field(r, row, 1);
+    s->counts.items += b->count;
+    for (uint32_t i = 0; i < b->count; i++) {
+        struct store_done done = { .outcome = STORE_COMMITTED,
+                                   .why = "",
+                                   .answer = answer[i] };
+
+        s->hooks.done(s->hooks.arg, b->item[i].ticket, &done);
+    }
+    batch_free(b);
+}
+
+static struct wanted wanted_pop(struct store *s)
+{
+    struct wanted w = s->wanted[s->wanted_first];
+
+    s->wanted_first = (s->wanted_first + 1) % STORE_READS_MAX;
+    s->wanted_count--;
+    return w;
+}
+
+uint32_t store_rows_count(const struct store_rows *r)
+{
+    return (uint32_t)PQntuples(r->r);
+}
+
+struct str store_rows_get(const struct store_rows *r, uint32_t row, uint32_t column)
+{
+    return field(r->r, (int)row, (int)column);
 }
 
 /* Ends the session; what was on its way or waits is told, unless the caller is leaving. */
@@ -86,6 +157,7 @@ static void session_end(struct store *s, bool tell, const char *why)
 {
     struct batch_list orphans = { 0 };
     struct batch *b;
+    bool reads[LEN(store_queries)] = { false };
 
     s->io = sd_event_source_disable_unref(s->io);
     PQfinish(s->pg);
@@ -97,17 +169,29 @@ static void session_end(struct store *s, bool tell, const char *why)
 
         if (o->batch)
             batch_push(&orphans, o->batch);
+        if (o->kind == OP_READ)
+            reads[o->query] = true;
+        PQclear(o->rows);
         *o = (struct op){ 0 };
         s->op_first = (s->op_first + 1) % STORE_IN_FLIGHT_MAX;
     }
     while ((b = batch_pop(&s->waiting)))
         batch_push(&orphans, b);
+    while (s->wanted_count > 0) {
+        struct wanted w = wanted_pop(s);
+
+        reads[w.query] = true;
+        free(w.value);
+    }
     while ((b = batch_pop(&orphans))) {
         if (tell)
             batch_end(s, b, STORE_UNKNOWN, why);
         else
             batch_free(b);
     }
+    for (size_t i = 0; tell && i < LEN(reads); i++)
+        if (reads[i] && s->hooks.read)
+            s->hooks.read(s->hooks.arg, (enum store_query)i, NULL);
 }
 
 /* The session failed: say so, and try again a little later. */
@@ -149,23 +233,32 @@ static void io_watch(struct store *s)
 }
 
 /* Sends one query with at most one parameter as a segment of its own. */
-static bool op_send(struct store *s, enum op_kind kind, struct batch *b,
-                    const char *value)
+static bool op_send_query(struct store *s, enum op_kind kind, struct batch *b,
+                          const char *value, enum store_query query)
 {
     int ok = 0;
 
-    op_push(s, kind, b);
+    struct op *o = op_push(s, kind, b);
+
+    o->query = query;
     switch (kind) {
-    case OP_PREPARE: ok = PQsendPrepare(s->pg, "store", store_sql, 0, NULL); break;
+    case OP_PREPARE: ok = PQsendPrepare(s->pg, "exchange", exchange_sql, 0, NULL); break;
+    case OP_LISTEN:
+        ok = PQsendQueryParams(s->pg, "LISTEN redoubt", 0, NULL, NULL, NULL, NULL, 0);
+        break;
     case OP_ANNOUNCE:
         ok = PQsendQueryParams(s->pg, announce_sql, 1, NULL, &value, NULL, NULL, 0);
         break;
     case OP_BATCH:
-        ok = PQsendQueryPrepared(s->pg, "store", 1, &value, NULL, NULL, 0);
+        ok = PQsendQueryPrepared(s->pg, "exchange", 1, &value, NULL, NULL, 0);
         break;
     case OP_FENCE:
         ok = PQsendQueryParams(s->pg, "SELECT epoch FROM redoubt.fence", 0, NULL, NULL,
                                NULL, NULL, 0);
+        break;
+    case OP_READ:
+        ok = PQsendQueryParams(s->pg, store_queries[query], 1, NULL, &value, NULL, NULL,
+                               0);
         break;
     }
     if (ok && PQpipelineSync(s->pg)) {
@@ -174,6 +267,12 @@ static bool op_send(struct store *s, enum op_kind kind, struct batch *b,
     }
     session_lost(s, PQerrorMessage(s->pg));
     return false;
+}
+
+static bool op_send(struct store *s, enum op_kind kind, struct batch *b,
+                    const char *value)
+{
+    return op_send_query(s, kind, b, value, STORE_READ_POLICIES);
 }
 
 static void announce(struct store *s)
@@ -188,10 +287,19 @@ static void announce(struct store *s)
     (void)op_send(s, OP_ANNOUNCE, NULL, who);
 }
 
+/* One read, then batches while there is room: neither starves the other. */
 static void send_waiting(struct store *s)
 {
     struct batch *b;
 
+    if (s->prepared && s->wanted_count > 0 && s->op_count < STORE_IN_FLIGHT_MAX) {
+        struct wanted w = wanted_pop(s);
+        bool ok = op_send_query(s, OP_READ, NULL, w.value, w.query);
+
+        free(w.value);
+        if (!ok)
+            return;
+    }
     while (store_state(s) == STORE_READY && s->op_count < STORE_IN_FLIGHT_MAX &&
            (b = batch_pop(&s->waiting))) {
         s->counts.batches++;
@@ -220,9 +328,10 @@ static void fence_known(struct store *s, const PGresult *r)
 
 /*
  * A segment may have two results: the rows, then an error of the commit at its sync
- * (a deferred constraint).  One error is enough, whatever came before it.
+ * (a deferred constraint).  One error is enough, whatever came before it.  True: the
+ * operation keeps the result.
  */
-static void op_result(struct store *s, struct op *o, const PGresult *r)
+static bool op_result(struct store *s, struct op *o, PGresult *r)
 {
     ExecStatusType status = PQresultStatus(r);
 
@@ -233,18 +342,15 @@ static void op_result(struct store *s, struct op *o, const PGresult *r)
         o->failed = true;
         (void)snprintf(o->sqlstate, sizeof(o->sqlstate), "%s", state ? state : "?");
         (void)snprintf(o->why, sizeof(o->why), "%s", text ? text : "no answer");
-        return;
+        return false;
     }
-    uint64_t stored = 0, doubled = 0;
     if (o->kind == OP_FENCE || o->kind == OP_ANNOUNCE) {
         fence_known(s, r);
-    } else if (o->kind == OP_BATCH && PQntuples(r) == 1 &&
-               str_u64(str_of(PQgetvalue(r, 0, 0)), INT64_MAX, &stored) &&
-               str_u64(str_of(PQgetvalue(r, 0, 1)), INT64_MAX, &doubled)) {
-        o->rows = true;
-        o->stored = stored;
-        o->doubled = doubled;
+    } else if ((o->kind == OP_BATCH || o->kind == OP_READ) && !o->rows) {
+        o->rows = r;
+        return true;
     }
+    return false;
 }
 
 /* SQLSTATE classes that blame the data: the same item would fail again. */
@@ -258,18 +364,22 @@ static void batch_answered(struct store *s, struct op *o)
     struct batch *b = o->batch;
 
     o->batch = NULL;
-    if (o->rows && !o->failed) {
-        s->counts.stored += o->stored;
-        s->counts.doubled += o->doubled;
-        s->counts.items += b->count;
-        batch_end(s, b, STORE_COMMITTED, "");
-    } else if (!is_data_error(o->sqlstate)) {
+    if (o->rows && !o->failed)
+        batch_committed(s, b, o->rows);
+    else if (!is_data_error(o->sqlstate))
         batch_end(s, b, STORE_UNKNOWN, o->why);
-    } else if (b->count > 1 && batch_split(&s->waiting, b)) {
+    else if (b->count > 1 && batch_split(&s->waiting, b))
         batch_free(b);
-    } else {
+    else
         batch_end(s, b, STORE_REFUSED, o->why);
-    }
+}
+
+static void read_answered(struct store *s, const struct op *o)
+{
+    struct store_rows rows = { o->rows };
+
+    if (s->hooks.read)
+        s->hooks.read(s->hooks.arg, o->query, o->rows && !o->failed ? &rows : NULL);
 }
 
 /* A segment is over: its transaction, if it had one, has ended.  False: session ended. */
@@ -286,7 +396,10 @@ static bool op_end(struct store *s)
         timer_off(s);
     if (o.kind == OP_BATCH)
         batch_answered(s, &o);
-    if (o.kind == OP_PREPARE && !o.failed) {
+    else if (o.kind == OP_READ)
+        read_answered(s, &o);
+    PQclear(o.rows);
+    if (o.kind == OP_LISTEN && !o.failed) {
         s->prepared = true;
         s->down_told = false;
         s->backoff_ms = BACKOFF_MS;
@@ -305,7 +418,7 @@ static bool op_end(struct store *s)
         return s->stale || s->op_count == STORE_IN_FLIGHT_MAX ||
                op_send(s, OP_FENCE, NULL, NULL);
     }
-    if (o.kind == OP_BATCH)
+    if (o.kind == OP_BATCH || o.kind == OP_READ)
         return true;
     session_lost(s, o.why);
     return false;
@@ -327,13 +440,27 @@ static bool results_take(struct store *s)
         if (!r && was_null)
             break;
         was_null = !r;
-        if (r && !sync)
-            op_result(s, &s->op[s->op_first], r);
-        PQclear(r);
+        bool kept = r && !sync && op_result(s, &s->op[s->op_first], r);
+        if (!kept)
+            PQclear(r);
         if (sync && !op_end(s))
             return false;
     }
     return true;
+}
+
+/* False: session ended. */
+static bool notifications_take(struct store *s)
+{
+    PGnotify *n;
+
+    while (s->pg && (n = PQnotifies(s->pg))) {
+        s->counts.notified++;
+        if (s->hooks.notified)
+            s->hooks.notified(s->hooks.arg, str_of(n->extra));
+        PQfreemem(n);
+    }
+    return s->pg != NULL;
 }
 
 static void session_io(struct store *s)
@@ -344,7 +471,7 @@ static void session_io(struct store *s)
             session_lost(s, PQerrorMessage(s->pg));
         return;
     }
-    if (!results_take(s))
+    if (!results_take(s) || !notifications_take(s))
         return;
     if (PQstatus(s->pg) != CONNECTION_OK) {
         session_lost(s, PQerrorMessage(s->pg));
@@ -386,7 +513,8 @@ static void connect_step(struct store *s)
     }
     s->connecting = false;
     timer_off(s);
-    (void)op_send(s, OP_PREPARE, NULL, NULL);
+    if (op_send(s, OP_PREPARE, NULL, NULL))
+        (void)op_send(s, OP_LISTEN, NULL, NULL);
 }
 
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *arg)
@@ -521,6 +649,22 @@ enum err store_add(struct store *s, uint64_t ticket, struct str item)
         batch_push(&s->waiting, b);
     }
     batch_add(b, ticket, item);
+    if (sd_event_source_set_enabled(s->sender, SD_EVENT_ONESHOT) < 0)
+        send_waiting(s);
+    return ERR_OK;
+}
+
+enum err store_read(struct store *s, enum store_query query, const char *value)
+{
+    if (!s->prepared)
+        return ERR_STATE;
+    if (s->wanted_count == STORE_READS_MAX || strlen(value) > STORE_VALUE_MAX)
+        return ERR_LIMIT;
+    char *copy = strdup(value);
+    if (!copy)
+        return ERR_LIMIT;
+    s->wanted[(s->wanted_first + s->wanted_count++) % STORE_READS_MAX] =
+        (struct wanted){ query, copy };
     if (sd_event_source_set_enabled(s->sender, SD_EVENT_ONESHOT) < 0)
         send_waiting(s);
     return ERR_OK;

@@ -2,21 +2,26 @@
  * store: the fenced DBMS session of the Administration Server.
  *
  * Purpose   Keeps one PostgreSQL session warm, announces the epoch when the node becomes
- *           active, and writes what devices say in batches: one batch is one transaction
- *           that checks the fence first (redoubt.device_store).  Several batches are on
- *           their way at a time (libpq pipeline mode); the loop never waits.
- * Shape     An item is one JSON object, element of the array that redoubt.device_store
+ *           active, and exchanges what devices say in batches: one batch is one
+ *           transaction that checks the fence first (redoubt.device_exchange).  Several
+ *           are on their way at a time (libpq pipeline mode); the loop never waits.
+ *           Listens to the channel "redoubt", and reads, in standby too.
+ * Shape     An item is one JSON object, element of the array that redoubt.device_exchange
  *           takes, with a ticket of the caller.  Bounds: STORE_ITEM_MAX bytes an item,
- *           STORE_BATCH_MAX items a batch, STORE_QUEUE_MAX batches waiting.
- * Owns      Items are copied.  The hooks are called from the loop, never from within
- *           store_add; they may call store_add and store_standby.
+ *           STORE_BATCH_MAX items a batch, STORE_QUEUE_MAX batches waiting,
+ *           STORE_READS_MAX reads waiting.
+ * Owns      Items and values are copied; answers and rows are borrowed for the call.  The
+ *           hooks are called from the loop, never from within store_add and store_read;
+ *           they may call store_add, store_read and store_standby.
  * Safety    STORE_COMMITTED is told only after the DBMS reported the end of the
  *           transaction.  STORE_UNKNOWN may have been committed or not: the device sends
  *           again, and the identity of a report makes the second time harmless.
  * Errors    An item that the DBMS refuses as data (SQLSTATE classes 21, 22, 23) does not
  *           take the others of its batch with it: they are sent again one by one.
+ *           Notifications are lost while there is no session: with each new one
+ *           (`changed` from STORE_DOWN) the caller reads again what it keeps in memory.
  * Threads   loop thread only
- * Source    db/0001 (announce, check_epoch: SQLSTATE RD001), db/0002_devices.sql
+ * Source    db/0001 (announce, check_epoch: SQLSTATE RD001), db/0010_exchange.sql
  */
 #ifndef SYS_STORE_H
 #define SYS_STORE_H
@@ -31,7 +36,9 @@ enum {
     STORE_BATCH_BYTES = 1024 * 1024,
     STORE_BATCH_MAX = 256,
     STORE_QUEUE_MAX = 8,
-    STORE_IN_FLIGHT_MAX = 4
+    STORE_IN_FLIGHT_MAX = 4,
+    STORE_READS_MAX = 32,
+    STORE_VALUE_MAX = 64 * 1024
 };
 
 enum store_outcome { STORE_COMMITTED, STORE_UNKNOWN, STORE_REFUSED };
@@ -43,16 +50,39 @@ enum store_state {
     STORE_STALE  /* the fence is at a higher epoch: this node must not write */
 };
 
+/* What may be read, each with one text value; see store_queries in store.c. */
+enum store_query {
+    STORE_READ_POLICIES, /* JSON array of known hashes -> group, hash, document or NULL */
+    STORE_READ_DEVICES,  /* occurrence -> device: those that have a run of it to act on */
+    STORE_READ_RUNS      /* JSON array of devices -> device, JSON of runs_of */
+};
+
+/* Rows of a read. */
+struct store_rows;
+uint32_t store_rows_count(const struct store_rows *r);
+/* A field; {NULL, 0} if it is NULL. */
+struct str store_rows_get(const struct store_rows *r, uint32_t row, uint32_t column);
+
+/* What the end of a ticket's transaction brought. */
+struct store_done {
+    enum store_outcome outcome;
+    const char *why;   /* words for STORE_UNKNOWN and STORE_REFUSED, else "" */
+    struct str answer; /* STORE_COMMITTED: a JSON object, or empty */
+};
+
 struct store_hooks {
     void *arg;
-    /* why: words for STORE_UNKNOWN and STORE_REFUSED, else "" */
-    void (*done)(void *arg, uint64_t ticket, enum store_outcome outcome, const char *why);
+    void (*done)(void *arg, uint64_t ticket, const struct store_done *done);
+    /* rows: NULL if it failed */
+    void (*read)(void *arg, enum store_query query, const struct store_rows *rows);
+    /* A notification of the channel "redoubt". */
+    void (*notified)(void *arg, struct str payload);
     /* The state changed; why it is down or stale. */
     void (*changed)(void *arg, enum store_state state, const char *why);
 };
 
 struct store_counts {
-    uint64_t batches, items, stored, doubled, refused, reconnects;
+    uint64_t batches, items, refused, reconnects, notified;
 };
 
 struct store;
@@ -71,6 +101,9 @@ void store_standby(struct store *s);
 
 /* ERR_STATE: not ready (the item is not taken).  ERR_LIMIT: too much waits. */
 MUST_USE enum err store_add(struct store *s, uint64_t ticket, struct str item);
+
+/* ERR_STATE: no session.  ERR_LIMIT: too many wait, or the value is too long. */
+MUST_USE enum err store_read(struct store *s, enum store_query query, const char *value);
 
 enum store_state store_state(const struct store *s);
 const char *store_state_name(enum store_state state);
