@@ -245,6 +245,59 @@ static enum err header_take(struct str *bytes, struct err_info *info)
     return ERR_OK;
 }
 
+static enum err verdict_decode(struct str bytes, struct opamp_verdict *v,
+                               struct err_info *info)
+{
+    struct pb r;
+    struct pb_field f;
+    uint64_t status = 0;
+
+    *v = (struct opamp_verdict){ 0 };
+    pb_init(&r, bytes);
+    while (pb_next(&r, &f)) {
+        if (f.number == 1)
+            v->hash = pb_bytes(&r, &f);
+        else if (f.number == 2)
+            status = pb_varint(&r, &f);
+        else if (f.number == 3)
+            v->error = pb_bytes(&r, &f);
+    }
+    v->status = status <= OPAMP_FAILED ? (enum opamp_status)status : OPAMP_UNSET;
+    enum err e = pb_verdict(&r, info, "status");
+    if (e == ERR_OK && v->hash.n > OPAMP_HASH_MAX)
+        e = err_set(info, ERR_LIMIT, 0, "hash: longer than %d bytes", OPAMP_HASH_MAX);
+    return e == ERR_OK ? text_check(v->error, OPAMP_TEXT_MAX, info, "error_message") : e;
+}
+
+/* The content of field `number` of a message of which nothing else matters. */
+static enum err inner(struct str bytes, uint32_t number, struct str *out,
+                      struct err_info *info, const char *what)
+{
+    struct pb r;
+    struct pb_field f;
+
+    *out = (struct str){ 0 };
+    pb_init(&r, bytes);
+    while (pb_next(&r, &f))
+        if (f.number == number)
+            *out = pb_bytes(&r, &f);
+    return pb_verdict(&r, info, what);
+}
+
+/* ConnectionSettingsRequest { 1: opamp { 1: certificate_request { 1: csr } } } */
+static enum err request_decode(struct str bytes, struct opamp_agent *m,
+                               struct err_info *info)
+{
+    struct str at = bytes;
+    enum err e = ERR_OK;
+
+    for (int level = 0; level < 3 && e == ERR_OK; level++)
+        e = inner(at, 1, &at, info, "connection_settings_request");
+    m->csr = at;
+    m->has_csr = at.n > 0;
+    return e;
+}
+
 static enum err agent_field(struct pb *r, const struct pb_field *f, struct opamp_agent *m,
                             bool *has_uid, struct err_info *info)
 {
@@ -254,13 +307,20 @@ static enum err agent_field(struct pb *r, const struct pb_field *f, struct opamp
     case 3: return description_decode(pb_bytes(r, f), m, info);
     case 4: m->capabilities = pb_varint(r, f); return ERR_OK;
     case 5: m->has_health = true; return health_decode(pb_bytes(r, f), &m->health, info);
+    case 7:
+        m->has_config_status = true;
+        return verdict_decode(pb_bytes(r, f), &m->config_status, info);
     case 9:
         (void)pb_bytes(r, f);
         m->disconnect = true;
         return ERR_OK;
     case 10: m->flags = pb_varint(r, f); return ERR_OK;
+    case 11: return request_decode(pb_bytes(r, f), m, info);
     case 12: m->has_caps = true; return caps_decode(pb_bytes(r, f), &m->caps, info);
     case 13: m->has_custom = true; return custom_decode(pb_bytes(r, f), &m->custom, info);
+    case 15:
+        m->has_settings_status = true;
+        return verdict_decode(pb_bytes(r, f), &m->settings_status, info);
     default: return ERR_OK;
     }
 }
@@ -315,14 +375,126 @@ static enum err error_decode(struct str bytes, struct opamp_server *m,
                        : e;
 }
 
+/* One entry of config_map: 1 name, 2 AgentConfigFile { 1 body, 2 content_type }. */
+static enum err file_decode(struct str bytes, struct opamp_config *c,
+                            struct err_info *info)
+{
+    struct opamp_file file = { 0 };
+    struct str content = { 0 };
+    enum err e = inner(bytes, 1, &file.name, info, "config file");
+
+    if (c->count == OPAMP_FILES_MAX)
+        return err_set(info, ERR_LIMIT, 0, "more than %d config files", OPAMP_FILES_MAX);
+    if (e == ERR_OK)
+        e = inner(bytes, 2, &content, info, "config file");
+    if (e == ERR_OK)
+        e = inner(content, 1, &file.body, info, "config file");
+    if (e == ERR_OK)
+        e = inner(content, 2, &file.type, info, "config file");
+    if (e == ERR_OK)
+        e = text_check(file.name, OPAMP_KEY_MAX, info, "config file name");
+    if (e == ERR_OK)
+        e = text_check(file.type, OPAMP_KEY_MAX, info, "config content_type");
+    if (e == ERR_OK)
+        c->at[c->count++] = file;
+    return e;
+}
+
+/* AgentRemoteConfig { 1: AgentConfigMap { 1: repeated entry }, 2: config_hash } */
+static enum err config_decode(struct str bytes, struct opamp_config *c,
+                              struct err_info *info)
+{
+    struct str map = { 0 };
+    struct pb r;
+    struct pb_field f;
+
+    c->count = 0;
+    enum err e = inner(bytes, 2, &c->hash, info, "remote_config");
+    if (e == ERR_OK && c->hash.n > OPAMP_HASH_MAX)
+        e = err_set(info, ERR_LIMIT, 0, "hash: longer than %d bytes", OPAMP_HASH_MAX);
+    if (e == ERR_OK)
+        e = inner(bytes, 1, &map, info, "remote_config");
+    pb_init(&r, map);
+    while (e == ERR_OK && pb_next(&r, &f))
+        if (f.number == 1)
+            e = file_decode(pb_bytes(&r, &f), c, info);
+    return e == ERR_OK ? pb_verdict(&r, info, "remote_config") : e;
+}
+
+/* OpAMPConnectionSettings: 1 endpoint, 3 certificate { 1 cert, 2 key, 3 CA }, 4 seconds */
+static enum err opamp_settings_decode(struct str bytes, struct opamp_settings *to,
+                                      struct err_info *info)
+{
+    struct str pem = { 0 };
+    struct pb r;
+    struct pb_field f;
+
+    to->has_opamp = true;
+    pb_init(&r, bytes);
+    while (pb_next(&r, &f)) {
+        if (f.number == 1) {
+            to->endpoint = pb_bytes(&r, &f);
+        } else if (f.number == 3) {
+            to->has_certificate = true;
+            pem = pb_bytes(&r, &f);
+        } else if (f.number == 4) {
+            to->heartbeat_s = pb_varint(&r, &f);
+        }
+    }
+    enum err e = pb_verdict(&r, info, "connection_settings");
+    if (e == ERR_OK)
+        e = text_check(to->endpoint, OPAMP_TEXT_MAX, info, "destination_endpoint");
+    if (e == ERR_OK)
+        e = inner(pem, 1, &to->certificate, info, "certificate");
+    if (e == ERR_OK)
+        e = inner(pem, 2, &to->key, info, "certificate");
+    return e == ERR_OK ? inner(pem, 3, &to->ca, info, "certificate") : e;
+}
+
+static enum err settings_decode(struct str bytes, struct opamp_settings *to,
+                                struct err_info *info)
+{
+    struct str opamp = { 0 };
+
+    *to = (struct opamp_settings){ 0 };
+    enum err e = inner(bytes, 1, &to->hash, info, "connection_settings");
+    if (e == ERR_OK && to->hash.n > OPAMP_HASH_MAX)
+        e = err_set(info, ERR_LIMIT, 0, "hash: longer than %d bytes", OPAMP_HASH_MAX);
+    if (e == ERR_OK)
+        e = inner(bytes, 2, &opamp, info, "connection_settings");
+    return e == ERR_OK && opamp.p ? opamp_settings_decode(opamp, to, info) : e;
+}
+
+/* AgentIdentification { 1: new_instance_uid }; empty: nothing new. */
+static enum err new_uid_decode(struct str bytes, struct opamp_server *m,
+                               struct err_info *info)
+{
+    struct str uid;
+    enum err e = inner(bytes, 1, &uid, info, "agent_identification");
+
+    if (e != ERR_OK || uid.n == 0)
+        return e;
+    m->has_new_uid = true;
+    return uid_decode(uid, &m->new_uid, info);
+}
+
 static enum err server_field(struct pb *r, const struct pb_field *f,
                              struct opamp_server *m, struct err_info *info)
 {
     switch (f->number) {
     case 1: return uid_decode(pb_bytes(r, f), &m->uid, info);
     case 2: return error_decode(pb_bytes(r, f), m, info);
+    case 3: m->has_config = true; return config_decode(pb_bytes(r, f), &m->config, info);
+    case 4:
+        m->has_settings = true;
+        return settings_decode(pb_bytes(r, f), &m->settings, info);
     case 6: m->flags = pb_varint(r, f); return ERR_OK;
     case 7: m->capabilities = pb_varint(r, f); return ERR_OK;
+    case 8: return new_uid_decode(pb_bytes(r, f), m, info);
+    case 9:
+        (void)pb_bytes(r, f);
+        m->restart = true;
+        return ERR_OK;
     case 10: m->has_caps = true; return caps_decode(pb_bytes(r, f), &m->caps, info);
     case 11: m->has_custom = true; return custom_decode(pb_bytes(r, f), &m->custom, info);
     default: return ERR_OK;

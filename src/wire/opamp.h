@@ -26,15 +26,26 @@ enum {
     OPAMP_KEY_MAX = 128,
     OPAMP_TEXT_MAX = 1024,
     OPAMP_COMPONENTS_MAX = 32,
-    OPAMP_CAPS_MAX = 16
+    OPAMP_CAPS_MAX = 16,
+    OPAMP_HASH_MAX = 64,
+    OPAMP_FILES_MAX = 8
 };
 
 enum opamp_agent_capability {
     OPAMP_REPORTS_STATUS = 0x1,
+    OPAMP_ACCEPTS_CONFIG = 0x2,
+    OPAMP_ACCEPTS_SETTINGS = 0x100, /* of the OpAMP connection */
     OPAMP_REPORTS_HEALTH = 0x800,
-    OPAMP_REPORTS_HEARTBEAT = 0x2000
+    OPAMP_REPORTS_CONFIG = 0x1000, /* remote_config_status */
+    OPAMP_REPORTS_HEARTBEAT = 0x2000,
+    OPAMP_REPORTS_SETTINGS = 0x8000 /* connection_settings_status */
 };
-enum opamp_server_capability { OPAMP_ACCEPTS_STATUS = 0x1 };
+enum opamp_server_capability {
+    OPAMP_ACCEPTS_STATUS = 0x1,
+    OPAMP_OFFERS_CONFIG = 0x2,
+    OPAMP_OFFERS_SETTINGS = 0x20,
+    OPAMP_ACCEPTS_REQUESTS = 0x40 /* connection_settings_request */
+};
 enum opamp_server_flag { OPAMP_REPORT_FULL_STATE = 0x1 };
 
 enum opamp_kind { OPAMP_STRING, OPAMP_BOOL, OPAMP_INT, OPAMP_DOUBLE, OPAMP_OTHER };
@@ -74,6 +85,32 @@ struct opamp_caps {
     struct str at[OPAMP_CAPS_MAX];
 };
 
+/* RemoteConfigStatus and ConnectionSettingsStatus have the same shape. */
+enum opamp_status { OPAMP_UNSET, OPAMP_APPLIED, OPAMP_APPLYING, OPAMP_FAILED };
+struct opamp_verdict {
+    struct str hash;
+    enum opamp_status status;
+    struct str error;
+};
+
+struct opamp_file {
+    struct str name, body, type;
+};
+
+struct opamp_config { /* AgentRemoteConfig */
+    struct str hash;
+    uint32_t count;
+    struct opamp_file at[OPAMP_FILES_MAX];
+};
+
+struct opamp_settings { /* ConnectionSettingsOffers: what concerns OpAMP itself */
+    struct str hash;
+    bool has_opamp, has_certificate;
+    struct str endpoint;
+    uint64_t heartbeat_s;
+    struct str certificate, key, ca; /* PEM */
+};
+
 struct opamp_agent { /* AgentToServer */
     struct uuid uid;
     uint64_t sequence, capabilities, flags;
@@ -82,6 +119,9 @@ struct opamp_agent { /* AgentToServer */
     struct opamp_health health;
     struct opamp_custom custom;
     struct opamp_caps caps;
+    bool has_config_status, has_settings_status, has_csr;
+    struct opamp_verdict config_status, settings_status;
+    struct str csr; /* PEM: connection_settings_request.opamp.certificate_request */
 };
 
 enum opamp_error {
@@ -99,6 +139,11 @@ struct opamp_server { /* ServerToAgent */
     uint64_t retry_ns;
     struct opamp_custom custom;
     struct opamp_caps caps;
+    bool has_config, has_settings, has_new_uid;
+    bool restart; /* a command; goes with nothing else */
+    struct opamp_config config;
+    struct opamp_settings settings;
+    struct uuid new_uid; /* agent_identification */
 };
 
 /* bytes: a whole WebSocket message, with its header varint 0. */

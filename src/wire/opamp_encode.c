@@ -84,6 +84,68 @@ static void custom_put(struct pb_out *w, uint32_t number, const struct opamp_cus
     pb_close(w, mark);
 }
 
+static void verdict_put(struct pb_out *w, uint32_t number, const struct opamp_verdict *v)
+{
+    size_t mark = pb_open(w, number);
+
+    optional_text(w, 1, v->hash);
+    optional_number(w, 2, (uint64_t)v->status);
+    optional_text(w, 3, v->error);
+    pb_close(w, mark);
+}
+
+static void csr_put(struct pb_out *w, struct str csr)
+{
+    size_t request = pb_open(w, 11), opamp = pb_open(w, 1), wish = pb_open(w, 1);
+
+    pb_put_bytes(w, 1, csr);
+    pb_close(w, wish);
+    pb_close(w, opamp);
+    pb_close(w, request);
+}
+
+static void config_put(struct pb_out *w, const struct opamp_config *c)
+{
+    size_t config = pb_open(w, 3), map = pb_open(w, 1);
+
+    for (uint32_t i = 0; i < c->count; i++) {
+        size_t entry = pb_open(w, 1);
+
+        pb_put_bytes(w, 1, c->at[i].name);
+        size_t file = pb_open(w, 2);
+        optional_text(w, 1, c->at[i].body);
+        optional_text(w, 2, c->at[i].type);
+        pb_close(w, file);
+        pb_close(w, entry);
+    }
+    pb_close(w, map);
+    optional_text(w, 2, c->hash);
+    pb_close(w, config);
+}
+
+static void settings_put(struct pb_out *w, const struct opamp_settings *s)
+{
+    size_t offers = pb_open(w, 4);
+
+    optional_text(w, 1, s->hash);
+    if (s->has_opamp) {
+        size_t opamp = pb_open(w, 2);
+
+        optional_text(w, 1, s->endpoint);
+        if (s->has_certificate) {
+            size_t certificate = pb_open(w, 3);
+
+            optional_text(w, 1, s->certificate);
+            optional_text(w, 2, s->key);
+            optional_text(w, 3, s->ca);
+            pb_close(w, certificate);
+        }
+        optional_number(w, 4, s->heartbeat_s);
+        pb_close(w, opamp);
+    }
+    pb_close(w, offers);
+}
+
 static struct str uid_of(const struct uuid *u)
 {
     return (struct str){ (const char *)u->bytes, UUID_BYTES };
@@ -126,13 +188,19 @@ enum err opamp_agent_encode(const struct opamp_agent *m, uint8_t *buf, size_t si
     optional_number(&w, 4, m->capabilities);
     if (m->has_health)
         health_put(&w, &m->health);
+    if (m->has_config_status)
+        verdict_put(&w, 7, &m->config_status);
     if (m->disconnect)
         pb_put_bytes(&w, 9, STR(""));
     optional_number(&w, 10, m->flags);
+    if (m->has_csr)
+        csr_put(&w, m->csr);
     if (m->has_caps)
         caps_put(&w, 12, &m->caps);
     if (m->has_custom)
         custom_put(&w, 13, &m->custom);
+    if (m->has_settings_status)
+        verdict_put(&w, 15, &m->settings_status);
     return finish(&w, out);
 }
 
@@ -156,8 +224,19 @@ enum err opamp_server_encode(const struct opamp_server *m, uint8_t *buf, size_t 
         pb_close(&w, mark);
         return finish(&w, out);
     }
+    if (m->has_config)
+        config_put(&w, &m->config);
+    if (m->has_settings)
+        settings_put(&w, &m->settings);
     optional_number(&w, 6, m->flags);
     optional_number(&w, 7, m->capabilities);
+    if (m->has_new_uid) {
+        size_t mark = pb_open(&w, 8);
+        pb_put_bytes(&w, 1, uid_of(&m->new_uid));
+        pb_close(&w, mark);
+    }
+    if (m->restart)
+        pb_put_bytes(&w, 9, STR(""));
     if (m->has_caps)
         caps_put(&w, 10, &m->caps);
     if (m->has_custom)

@@ -85,6 +85,101 @@ static void a_server_message_comes_back_as_it_was(void **state)
     assert_true(server2.flags == 0); /* with an error, every other field is unset */
 }
 
+static void states_and_requests_of_an_agent_come_back(void **state)
+{
+    (void)state;
+    size_t n;
+
+    agent = (struct opamp_agent){
+        .uid = { "0123456789abcde" },
+        .has_config_status = true,
+        .config_status = { STR("hash"), OPAMP_FAILED, STR("scan.cpu_percent: 1 to 100") },
+        .has_settings_status = true,
+        .settings_status = { STR("other"), OPAMP_APPLIED, STR("") },
+        .has_csr = true,
+        .csr = STR("-----BEGIN CERTIFICATE REQUEST-----"),
+    };
+    assert_int_equal(opamp_agent_encode(&agent, buf, sizeof(buf), &n), ERR_OK);
+    assert_int_equal(opamp_agent_decode(bytes(n), &agent2, NULL), ERR_OK);
+    assert_true(agent2.has_config_status && agent2.has_settings_status && agent2.has_csr);
+    assert_int_equal(agent2.config_status.status, OPAMP_FAILED);
+    assert_true(str_is(agent2.config_status.hash, "hash"));
+    assert_true(str_is(agent2.config_status.error, "scan.cpu_percent: 1 to 100"));
+    assert_int_equal(agent2.settings_status.status, OPAMP_APPLIED);
+    assert_true(str_eq(agent2.csr, agent.csr));
+    for (size_t cut = 0; cut < n; cut++)
+        assert_true(opamp_agent_decode(bytes(cut), &agent2, NULL) < ERR_COUNT);
+}
+
+static void offers_of_the_server_come_back(void **state)
+{
+    (void)state;
+    size_t n;
+
+    server = (struct opamp_server){
+        .has_config = true,
+        .config = { STR("h1"),
+                    2,
+                    { { STR("policy.json"), STR("{}"), STR("t") },
+                      { STR("empty"), STR(""), STR("") } } },
+        .has_settings = true,
+        .settings = { .hash = STR("h2"),
+                      .has_opamp = true,
+                      .has_certificate = true,
+                      .endpoint = STR("wss://[::1]:13000/v1/opamp"),
+                      .heartbeat_s = 120,
+                      .certificate = STR("PEM"),
+                      .ca = STR("CA") },
+        .has_new_uid = true,
+        .new_uid = { "fedcba987654321" },
+        .restart = true,
+    };
+    assert_int_equal(opamp_server_encode(&server, buf, sizeof(buf), &n), ERR_OK);
+    assert_int_equal(opamp_server_decode(bytes(n), &server2, NULL), ERR_OK);
+    assert_true(server2.has_config && server2.has_settings && server2.restart);
+    assert_int_equal(server2.config.count, 2);
+    assert_true(str_is(server2.config.hash, "h1"));
+    assert_true(str_is(server2.config.at[0].body, "{}"));
+    assert_true(str_is(server2.config.at[1].name, "empty"));
+    assert_true(str_is(server2.settings.hash, "h2"));
+    assert_true(server2.settings.heartbeat_s == 120 && server2.settings.has_certificate);
+    assert_true(str_is(server2.settings.endpoint, "wss://[::1]:13000/v1/opamp"));
+    assert_true(str_is(server2.settings.certificate, "PEM"));
+    assert_true(str_is(server2.settings.ca, "CA"));
+    assert_true(server2.has_new_uid && uuid_eq(&server2.new_uid, &server.new_uid));
+    for (size_t cut = 0; cut < n; cut++)
+        assert_true(opamp_server_decode(bytes(cut), &server2, NULL) < ERR_COUNT);
+}
+
+static void offers_are_bounded(void **state)
+{
+    (void)state;
+    static struct opamp_config many;
+    size_t n;
+    char hash[OPAMP_HASH_MAX + 1] = { 'h' };
+
+    for (uint32_t i = 0; i < OPAMP_FILES_MAX; i++)
+        many.at[many.count++] = (struct opamp_file){ .name = STR("f") };
+    server = (struct opamp_server){ .has_config = true, .config = many };
+    assert_int_equal(opamp_server_encode(&server, buf, sizeof(buf), &n), ERR_OK);
+    assert_int_equal(opamp_server_decode(bytes(n), &server2, NULL), ERR_OK);
+    server.config = (struct opamp_config){ .hash = { hash, sizeof(hash) } };
+    assert_int_equal(opamp_server_encode(&server, buf, sizeof(buf), &n), ERR_OK);
+    assert_int_equal(opamp_server_decode(bytes(n), &server2, NULL), ERR_LIMIT);
+    server = (struct opamp_server){ .has_settings = true,
+                                    .settings.hash = { hash, sizeof(hash) } };
+    assert_int_equal(opamp_server_encode(&server, buf, sizeof(buf), &n), ERR_OK);
+    assert_int_equal(opamp_server_decode(bytes(n), &server2, NULL), ERR_LIMIT);
+    /* one entry more than there is room for: 1 { 1 { 1: "f" } } nine times */
+    n = 0;
+    static const uint8_t entry[] = { 0x0a, 3, 0x0a, 1, 'f' };
+    uint8_t *p = buf;
+    memcpy(p, "\0\x1a\x2f\x0a\x2d", 5);
+    for (n = 5; n < 5 + 9 * sizeof(entry); n += sizeof(entry))
+        memcpy(p + n, entry, sizeof(entry));
+    assert_int_equal(opamp_server_decode(bytes(n), &server2, NULL), ERR_LIMIT);
+}
+
 /* A field of length n, content all the byte c, after header and instance_uid. */
 static size_t with_field(uint32_t number, struct str content)
 {
@@ -319,6 +414,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_agent_message_comes_back_as_it_was),
         cmocka_unit_test(a_server_message_comes_back_as_it_was),
+        cmocka_unit_test(states_and_requests_of_an_agent_come_back),
+        cmocka_unit_test(offers_of_the_server_come_back),
+        cmocka_unit_test(offers_are_bounded),
         cmocka_unit_test(unknown_fields_are_skipped),
         cmocka_unit_test(malformed_messages_are_corrupt),
         cmocka_unit_test(nesting_costs_nothing),
