@@ -1,5 +1,378 @@
 -- Groups, policies and their inheritance, rules that move devices, the status of a device.
 -- works-since: 1
+--
+-- A device is in one group; groups are a tree.  Each group has a policy (settings, each of
+-- which may be locked for the groups below).  What follows from all that for a group is
+-- written to redoubt.effective in the transaction of the change, so that workers only read.
+-- docs/policies.md has the rules in words.
+
+-- --- the catalogue of settings ---------------------------------------------------------------
+
+CREATE TABLE redoubt.setting (
+    position  integer PRIMARY KEY,
+    key       text NOT NULL UNIQUE,
+    type      text NOT NULL CHECK (type IN ('int', 'bool', 'choice', 'url', 'urls', 'paths')),
+    min       integer NOT NULL,
+    max       integer NOT NULL,
+    words     text[] NOT NULL,
+    "default" jsonb NOT NULL,
+    doc       text NOT NULL
+);
+COMMENT ON TABLE redoubt.setting IS
+    'The settings of a policy, as in src/core/policy/policy.h: a test compares the two.';
+COMMENT ON COLUMN redoubt.setting.max IS
+    'int: the highest value; url: the longest text in bytes; urls, paths: the most entries.';
+
+INSERT INTO redoubt.setting (position, key, type, min, max, words, "default", doc) VALUES
+    (1, 'engine.max_file_size_mib', 'int', 1, 2000, '{}', '100',
+     'Files larger than this many MiB are not scanned.'),
+    (2, 'engine.max_scan_size_mib', 'int', 1, 4000, '{}', '400',
+     'How many MiB of one file or archive, unpacked, are scanned at most.'),
+    (3, 'engine.max_recursion', 'int', 1, 100, '{}', '17',
+     'How deep archives within archives are opened.'),
+    (4, 'engine.scan_archives', 'bool', 0, 1, '{}', 'true',
+     'Look into archives.'),
+    (5, 'engine.alert_exceeds_max', 'bool', 0, 1, '{}', 'false',
+     'Report a file that exceeds a limit of the engine as a threat.'),
+    (6, 'engine.detect_pua', 'bool', 0, 1, '{}', 'false',
+     'Detect applications that are possibly unwanted.'),
+    (7, 'engine.threads', 'int', 1, 64, '{}', '2',
+     'How many files the engine scans at the same time.'),
+    (8, 'exclusions.paths', 'paths', 0, 32, '{}', '[]',
+     'Files and folders that are never scanned.'),
+    (9, 'onaccess.mode', 'choice', 0, 2, '{off,notify,block}', '"notify"',
+     'Real-time protection: off; notify of threats in files that were written or opened; or block access to them.'),
+    (10, 'onaccess.paths', 'paths', 0, 32, '{}', '["/home", "/tmp"]',
+     'Folders that real-time protection watches.'),
+    (11, 'onaccess.timeout_ms', 'int', 100, 30000, '{}', '2000',
+     'After this many milliseconds without a verdict, access is allowed.'),
+    (12, 'onaccess.max_file_mib', 'int', 1, 2000, '{}', '25',
+     'Real-time protection lets larger files pass.'),
+    (13, 'quarantine.enabled', 'bool', 0, 1, '{}', 'true',
+     'Move infected files to the quarantine of the device.'),
+    (14, 'quarantine.days', 'int', 1, 3650, '{}', '90',
+     'Files are kept in quarantine for this many days.'),
+    (15, 'quarantine.max_mib', 'int', 1, 1048576, '{}', '1024',
+     'How large the quarantine may become; the oldest files go first.'),
+    (16, 'update.source', 'url', 0, 200, '{}', '""',
+     'The mirror that signatures come from. Empty: as the freshclam of the device is configured.'),
+    (17, 'update.interval_min', 'int', 10, 10080, '{}', '240',
+     'How often signatures are updated, in minutes.'),
+    (18, 'update.custom_urls', 'urls', 0, 32, '{}', '[]',
+     'Signature files of your own, fetched with each update.'),
+    (19, 'scan.cpu_percent', 'int', 1, 100, '{}', '50',
+     'How much of one CPU a scan may use.'),
+    (20, 'scan.quick_paths', 'paths', 0, 32, '{}', '["/tmp", "/home", "/root"]',
+     'What a quick scan looks at.'),
+    (21, 'scan.one_filesystem', 'bool', 0, 1, '{}', 'true',
+     'A full scan stays on the file systems of the paths that it began with.'),
+    (22, 'agent.heartbeat_s', 'int', 10, 3600, '{}', '120',
+     'A device says that it is there at least this often, in seconds.'),
+    (23, 'agent.reconnect_spread_s', 'int', 0, 3600, '{}', '0',
+     'After a lost connection, devices come back spread over this many seconds. 0: as the server says.'),
+    (24, 'status.signatures_warning_h', 'int', 0, 8760, '{}', '72',
+     'Warning when the signatures are older than this many hours. 0: never.'),
+    (25, 'status.signatures_critical_h', 'int', 0, 8760, '{}', '168',
+     'Critical when the signatures are older than this many hours. 0: never.'),
+    (26, 'status.scan_warning_days', 'int', 0, 365, '{}', '0',
+     'Warning when the last full or quick scan is older than this many days. 0: never.'),
+    (27, 'status.unseen_warning_h', 'int', 0, 8760, '{}', '24',
+     'Warning when the device was not heard of for this many hours. 0: never.'),
+    (28, 'status.unseen_critical_h', 'int', 0, 8760, '{}', '0',
+     'Critical when the device was not heard of for this many hours. 0: never.'),
+    (29, 'status.realtime_off', 'choice', 0, 2, '{ok,warning,critical}', '"warning"',
+     'The status of a device whose real-time protection is off or has failed.'),
+    (30, 'status.licence_missing', 'choice', 0, 2, '{ok,warning,critical}', '"ok"',
+     'The status of a device whose licence is missing or has expired.'),
+    (31, 'status.engine_down', 'choice', 0, 2, '{ok,warning,critical}', '"critical"',
+     'The status of a device whose engine does not run.'),
+    (32, 'status.threat', 'choice', 0, 2, '{ok,warning,critical}', '"critical"',
+     'The status of a device with a threat that was not cured.');
+
+-- What is wrong with one value; NULL: nothing.
+CREATE FUNCTION redoubt.setting_problem(s redoubt.setting, value jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    kind text := jsonb_typeof(value);
+    item jsonb;
+    t    text;
+BEGIN
+    IF s.type = 'bool' THEN
+        RETURN CASE WHEN kind <> 'boolean' THEN 'must be true or false' END;
+    ELSIF s.type = 'int' THEN
+        IF kind <> 'number' OR value::text !~ '^[0-9]{1,9}$'
+           OR value::text::integer NOT BETWEEN s.min AND s.max THEN
+            RETURN format('must be a whole number from %s to %s', s.min, s.max);
+        END IF;
+        RETURN NULL;
+    ELSIF s.type = 'choice' THEN
+        IF kind <> 'string' OR (value #>> '{}') <> ALL (s.words) THEN
+            RETURN 'must be one of: ' || array_to_string(s.words, ', ');
+        END IF;
+        RETURN NULL;
+    ELSIF s.type = 'url' THEN
+        RETURN CASE WHEN value <> '""' THEN redoubt.item_problem('urls', value) END;
+    END IF;
+    IF kind <> 'array' THEN
+        RETURN 'must be a list of texts';
+    ELSIF jsonb_array_length(value) > s.max THEN
+        RETURN format('may have at most %s entries', s.max);
+    END IF;
+    FOR item IN SELECT jsonb_array_elements(value) LOOP
+        t := redoubt.item_problem(s.type, item);
+        IF t IS NOT NULL THEN
+            RETURN t;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END $$;
+
+-- One path or address.  They end up in configuration files of the engine: nothing that would
+-- have to be quoted there.
+CREATE FUNCTION redoubt.item_problem(type text, value jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    t text := value #>> '{}';
+BEGIN
+    IF jsonb_typeof(value) <> 'string' OR octet_length(t) NOT BETWEEN 1 AND 200 THEN
+        RETURN 'must be a text of 1 to 200 bytes';
+    ELSIF t ~ E'[\\x01-\\x1f\\x7f"\\\\]' THEN
+        RETURN 'may not contain control characters, " or \';
+    ELSIF type = 'paths' AND (left(t, 1) <> '/' OR t || '/' LIKE '%/../%') THEN
+        RETURN 'must be an absolute path without ".."';
+    ELSIF type = 'urls' AND (t !~ '^https?://[^/]' OR t LIKE '% %') THEN
+        RETURN 'must begin with http:// or https:// and have no blanks';
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- Settings as an administrator gives them, {"key": value} or {"key": {"value", "locked"}}:
+-- what is wrong with them, a row for each.
+CREATE FUNCTION redoubt.policy_problems(settings jsonb)
+RETURNS TABLE (path text, why text) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF jsonb_typeof(settings) IS DISTINCT FROM 'object' THEN
+        RETURN QUERY SELECT '', 'must be an object of settings';
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT left(g.key, 100), p.why
+    FROM jsonb_each(settings) g
+    LEFT JOIN redoubt.setting s ON s.key = g.key
+    CROSS JOIN LATERAL (SELECT CASE
+        WHEN s.key IS NULL THEN 'there is no such setting'
+        WHEN jsonb_typeof(g.value) <> 'object' THEN redoubt.setting_problem(s, g.value)
+        WHEN NOT g.value ? 'value' THEN 'has no "value"'
+        WHEN g.value - 'value' - 'locked' <> '{}' THEN
+            'may only have "value" and "locked"'
+        WHEN jsonb_typeof(coalesce(g.value -> 'locked', 'false')) <> 'boolean' THEN
+            '"locked" must be true or false'
+        ELSE redoubt.setting_problem(s, g.value -> 'value') END AS why) p
+    WHERE p.why IS NOT NULL
+    ORDER BY 1
+    LIMIT 100;
+END $$;
+
+-- The same, as it is stored.  NULL if there are none.
+CREATE FUNCTION redoubt.policy_normal(settings jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(jsonb_object_agg(g.key, CASE WHEN jsonb_typeof(g.value) = 'object'
+        THEN jsonb_build_object('value', g.value -> 'value',
+                                'locked', coalesce(g.value -> 'locked', 'false'))
+        ELSE jsonb_build_object('value', g.value, 'locked', false) END), '{}')
+    FROM jsonb_each(settings) g
+$$;
+
+-- --- groups and policies ---------------------------------------------------------------------
+
+CREATE FUNCTION redoubt.root_group() RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT '00000000-0000-4000-8000-000000000000'::uuid
+$$;
+
+CREATE TABLE redoubt.device_group (
+    id         uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    parent_id  uuid REFERENCES redoubt.device_group (id),
+    name       text NOT NULL,
+    path       text COLLATE "C" NOT NULL UNIQUE,
+    lineage    uuid[] NOT NULL,
+    version    bigint NOT NULL DEFAULT 1,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CHECK ((parent_id IS NULL) = (id = redoubt.root_group())),
+    CHECK (lineage[cardinality(lineage)] = id AND lineage[1] = redoubt.root_group()),
+    CHECK (cardinality(lineage) <= 16)
+);
+COMMENT ON TABLE redoubt.device_group IS 'The tree of groups. Its root is "/".';
+COMMENT ON COLUMN redoubt.device_group.lineage IS
+    'The groups from the root to this one, itself included.';
+CREATE INDEX device_group_by_parent ON redoubt.device_group (parent_id);
+CREATE INDEX device_group_by_lineage ON redoubt.device_group USING gin (lineage);
+
+CREATE TABLE redoubt.policy (
+    group_id   uuid PRIMARY KEY REFERENCES redoubt.device_group (id) ON DELETE CASCADE,
+    settings   jsonb NOT NULL DEFAULT '{}',
+    version    bigint NOT NULL DEFAULT 1,
+    changed_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE redoubt.policy IS
+    'What is set for a group itself: {"key": {"value": v, "locked": bool}}. One row a group.';
+
+CREATE TABLE redoubt.effective (
+    group_id uuid PRIMARY KEY REFERENCES redoubt.device_group (id) ON DELETE CASCADE,
+    settings jsonb NOT NULL,
+    sources  jsonb NOT NULL,
+    hash     text NOT NULL,
+    document text NOT NULL
+);
+COMMENT ON TABLE redoubt.effective IS
+    'What the policies make of each group: the document for its agents, and its SHA-256.';
+COMMENT ON COLUMN redoubt.effective.sources IS
+    '{"key": {"group": id, "locked": bool}} of all that is not a default.';
+
+-- A change of the tree or of a policy holds this until it ends: one at a time.
+CREATE FUNCTION redoubt.lock_tree() RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM redoubt.check_epoch();
+    PERFORM 1 FROM redoubt.device_group g WHERE g.id = redoubt.root_group() FOR NO KEY UPDATE;
+END $$;
+
+-- The winner of each setting for the groups from `top` down: the locked one nearest to the
+-- root; else the one nearest to the group; else the default.
+CREATE FUNCTION redoubt.inherited(top uuid)
+RETURNS TABLE (group_id uuid, settings jsonb, sources jsonb, document text)
+LANGUAGE sql STABLE AS $$
+    WITH said AS (
+        SELECT DISTINCT ON (g.id, k.key) g.id, k.key, k.value -> 'value' AS value, p.group_id,
+               (k.value ->> 'locked')::boolean AS locked
+        FROM redoubt.device_group g
+        CROSS JOIN unnest(g.lineage) WITH ORDINALITY AS a (id, depth)
+        JOIN redoubt.policy p ON p.group_id = a.id
+        CROSS JOIN jsonb_each(p.settings) AS k
+        WHERE g.lineage @> ARRAY[top]
+        ORDER BY g.id, k.key, (k.value ->> 'locked')::boolean DESC,
+                 CASE WHEN (k.value ->> 'locked')::boolean THEN a.depth ELSE -a.depth END
+    )
+    SELECT g.id, jsonb_object_agg(s.key, coalesce(w.value, s."default")),
+           coalesce(jsonb_object_agg(s.key, jsonb_build_object(
+               'group', w.group_id, 'locked', w.locked)) FILTER (WHERE w.key IS NOT NULL), '{}'),
+           '{' || string_agg(to_json(s.key)::text || ':' || coalesce(w.value, s."default")::text,
+                             ',' ORDER BY s.position) || '}'
+    FROM redoubt.device_group g
+    CROSS JOIN redoubt.setting s
+    LEFT JOIN said w ON w.id = g.id AND w.key = s.key
+    WHERE g.lineage @> ARRAY[top]
+    GROUP BY g.id
+$$;
+
+-- Writes redoubt.effective anew for the groups from `top` down.  Devices whose rules of
+-- status changed are judged soon (judge_stale).  Returns how many groups changed.
+CREATE FUNCTION redoubt.recompute(top uuid) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    changed uuid[];
+    stale   uuid[];
+BEGIN
+    PERFORM redoubt.check_epoch();
+    WITH present AS (
+        SELECT i.*, encode(sha256(convert_to(i.document, 'UTF8')), 'hex') AS hash
+        FROM redoubt.inherited(top) i
+    ), written AS (
+        INSERT INTO redoubt.effective AS e (group_id, settings, sources, hash, document)
+        SELECT p.group_id, p.settings, p.sources, p.hash, p.document FROM present p
+        ORDER BY p.group_id
+        ON CONFLICT (group_id) DO UPDATE SET
+            settings = excluded.settings, sources = excluded.sources,
+            hash = excluded.hash, document = excluded.document
+        WHERE e.hash <> excluded.hash OR e.sources <> excluded.sources
+        RETURNING e.group_id, e.settings
+    )
+    SELECT array_agg(w.group_id), array_agg(w.group_id) FILTER (WHERE
+        (SELECT jsonb_object_agg(k.key, k.value) FROM jsonb_each(w.settings) k
+         WHERE k.key LIKE 'status.%')
+        IS DISTINCT FROM
+        (SELECT jsonb_object_agg(k.key, k.value) FROM jsonb_each(o.settings) k
+         WHERE k.key LIKE 'status.%'))
+    INTO changed, stale
+    FROM written w LEFT JOIN redoubt.effective o ON o.group_id = w.group_id; -- as it was before
+    IF changed IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM redoubt.judge_soon(stale);
+    PERFORM pg_notify('redoubt', '{"t":"policy"}');
+    RETURN cardinality(changed);
+END $$;
+
+INSERT INTO redoubt.device_group (id, name, path, lineage)
+VALUES (redoubt.root_group(), '', '/', ARRAY[redoubt.root_group()]);
+INSERT INTO redoubt.policy (group_id) VALUES (redoubt.root_group());
+INSERT INTO redoubt.effective (group_id, settings, sources, document, hash)
+SELECT i.group_id, i.settings, i.sources, i.document,
+       encode(sha256(convert_to(i.document, 'UTF8')), 'hex')
+FROM redoubt.inherited(redoubt.root_group()) i;
+
+CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.device_group
+    FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
+CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.policy
+    FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
+CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.effective
+    FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
+
+-- --- devices ---------------------------------------------------------------------------------
+
+ALTER TABLE redoubt.device
+    ADD COLUMN label         text NOT NULL DEFAULT '',
+    ADD COLUMN group_id      uuid NOT NULL DEFAULT redoubt.root_group()
+                             REFERENCES redoubt.device_group (id),
+    ADD COLUMN group_by_hand boolean NOT NULL DEFAULT false,
+    ADD COLUMN tags          text[] NOT NULL DEFAULT '{}',
+    ADD COLUMN policy_hash   text NOT NULL DEFAULT '',
+    ADD COLUMN policy_state  text NOT NULL DEFAULT 'none' CHECK (policy_state IN
+                             ('none', 'applying', 'applied', 'failed', 'drift')),
+    ADD COLUMN policy_error  text NOT NULL DEFAULT '',
+    ADD COLUMN policy_at     timestamptz,
+    ADD COLUMN status        text NOT NULL DEFAULT 'unknown' CHECK (status IN
+                             ('ok', 'warning', 'critical', 'unknown')),
+    ADD COLUMN reasons       jsonb NOT NULL DEFAULT '[]',
+    ADD COLUMN status_at     timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN status_due    timestamptz DEFAULT now(),
+    ADD COLUMN version       bigint NOT NULL DEFAULT 1;
+COMMENT ON COLUMN redoubt.device.label IS
+    'The name that an administrator gave it. Empty: the name that it tells of itself counts.';
+COMMENT ON COLUMN redoubt.device.group_by_hand IS
+    'An administrator put it into its group: rules leave it there, but those with "override".';
+COMMENT ON COLUMN redoubt.device.status_at IS 'Since when it has its status.';
+COMMENT ON COLUMN redoubt.device.status_due IS
+    'When its status may change by time alone, or has to be judged anew.';
+CREATE INDEX device_by_group ON redoubt.device (group_id, id);
+CREATE INDEX device_by_status ON redoubt.device (status, id);
+CREATE INDEX device_by_tag ON redoubt.device USING gin (tags);
+CREATE INDEX device_by_due ON redoubt.device (status_due);
+
+-- The devices of these groups are judged by the next calls of judge_stale.
+CREATE FUNCTION redoubt.judge_soon(groups uuid[]) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    n bigint := 0;
+BEGIN
+    IF groups IS NOT NULL THEN
+        PERFORM redoubt.check_epoch();
+        PERFORM 1 FROM redoubt.device d
+        WHERE d.group_id = ANY (groups) ORDER BY d.id FOR NO KEY UPDATE;
+        UPDATE redoubt.device d SET status_due = now() WHERE d.group_id = ANY (groups);
+        GET DIAGNOSTICS n = ROW_COUNT;
+    END IF;
+    RETURN n;
+END $$;
+
+-- --- status (first words; the rules follow below) --------------------------------------------
+
+CREATE FUNCTION redoubt.judge_devices(ids uuid[]) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM redoubt.check_epoch();
+    RETURN 0;
+END $$;
+
+CREATE FUNCTION redoubt.judge_stale(most integer) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM redoubt.check_epoch();
+    RETURN 0;
+END $$;
 
 CREATE FUNCTION redoubt.x_policy(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
 LANGUAGE plpgsql AS $$

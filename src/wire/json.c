@@ -221,18 +221,53 @@ static enum err list(struct json_object *out, struct str inside)
     return ERR_OK;
 }
 
-enum err json_load(struct json_object *out, struct str text)
+enum err json_value(struct json_member *out, struct str text)
 {
     struct scan s = { text.p, text.p + text.n };
     struct json_member all = { .kind = JSON_NULL };
 
     blanks(&s);
-    if (s.p == s.end || *s.p != '{' || !value(&s, &all))
+    if (!value(&s, &all))
         return ERR_CORRUPT;
     blanks(&s);
     if (s.p != s.end)
         return ERR_CORRUPT;
+    *out = all;
+    return ERR_OK;
+}
+
+enum err json_load(struct json_object *out, struct str text)
+{
+    struct json_member all;
+
+    if (json_value(&all, text) != ERR_OK || all.kind != JSON_OBJECT)
+        return ERR_CORRUPT;
     return list(out, (struct str){ all.raw.p + 1, all.raw.n - 1 });
+}
+
+void json_walk(struct json_walk *w, const struct json_member *all)
+{
+    CHECK(all->kind == JSON_OBJECT || all->kind == JSON_ARRAY);
+    *w = (struct json_walk){ all->raw.p + 1, all->raw.p + all->raw.n - 1,
+                             all->kind == JSON_OBJECT };
+}
+
+bool json_next(struct json_walk *w, struct json_member *out)
+{
+    struct scan s = { w->p, w->end };
+    struct json_member m = { .kind = JSON_NULL };
+
+    blanks(&s);
+    if (s.p < s.end && *s.p == ',')
+        s.p++;
+    blanks(&s);
+    if (s.p == s.end)
+        return false;
+    CHECK(!w->object || key_and_colon(&s, &m));
+    CHECK(value(&s, &m));
+    w->p = s.p;
+    *out = m;
+    return true;
 }
 
 const struct json_member *json_find(const struct json_object *o, const char *key)

@@ -50,6 +50,20 @@ struct json_object {
  */
 MUST_USE enum err json_load(struct json_object *out, struct str text);
 
+/* Check a whole text that is one value of any kind, however many members it has. */
+MUST_USE enum err json_value(struct json_member *out, struct str text);
+
+/* What is left of an object or array to walk through. */
+struct json_walk {
+    const char *p, *end;
+    bool object;
+};
+
+/* all: an object or array out of json_value(), json_load() or json_next(). */
+void json_walk(struct json_walk *w, const struct json_member *all);
+/* The next member or element (key is empty); false behind the last.  Keys may repeat. */
+bool json_next(struct json_walk *w, struct json_member *out);
+
 /* The member of that key, or NULL. */
 const struct json_member *json_find(const struct json_object *o, const char *key);
 
