@@ -115,3 +115,55 @@ void clamd_stats(struct str text, struct clamd_stats *out)
         }
     }
 }
+
+/* Cuts tail off *s; false if it does not end so. */
+static bool cut_tail(struct str *s, struct str tail)
+{
+    if (s->n < tail.n || memcmp(s->p + s->n - tail.n, tail.p, tail.n) != 0)
+        return false;
+    s->n -= tail.n;
+    return true;
+}
+
+/* What stands behind the last ": ", or everything. */
+static struct str behind_colon(struct str s)
+{
+    for (size_t i = s.n; i >= 2; i--)
+        if (s.p[i - 2] == ':' && s.p[i - 1] == ' ')
+            return (struct str){ s.p + i, s.n - i };
+    return s;
+}
+
+static void copy_printable(char *dst, size_t size, struct str s)
+{
+    size_t n = s.n < size - 1 ? s.n : size - 1;
+
+    for (size_t i = 0; i < n; i++)
+        dst[i] =
+            (unsigned char)s.p[i] < 0x20 || (unsigned char)s.p[i] > 0x7e ? '?' : s.p[i];
+    dst[n] = '\0';
+}
+
+enum err clamd_verdict(struct str text, struct clamd_verdict *out)
+{
+    struct clamd_verdict v = { 0 };
+
+    if (cut_tail(&text, STR(": OK")) || str_is(text, "OK")) {
+        *out = v;
+        return ERR_OK;
+    }
+    if (cut_tail(&text, STR(" FOUND")))
+        v.found = CLAMD_FOUND;
+    else if (cut_tail(&text, STR(" ERROR")))
+        v.found = CLAMD_ERROR;
+    else
+        return ERR_CORRUPT;
+    text = behind_colon(text);
+    if (text.n == 0)
+        return ERR_CORRUPT;
+    if (v.found == CLAMD_FOUND && str_starts(text, STR("Heuristics.Limits.Exceeded")))
+        v.found = CLAMD_LIMITED;
+    copy_printable(v.text, sizeof(v.text), text);
+    *out = v;
+    return ERR_OK;
+}

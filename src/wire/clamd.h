@@ -15,7 +15,7 @@
 #include "base/err.h"
 #include "base/str.h"
 
-enum { CLAMD_REPLY_MAX = 16384, CLAMD_TEXT_MAX = 64 };
+enum { CLAMD_REPLY_MAX = 16384, CLAMD_TEXT_MAX = 64, CLAMD_NAME_MAX = 200 };
 
 /* The request of one probe, and the ids that its replies carry. */
 #define CLAMD_PROBE "zIDSESSION\0zPING\0zVERSION\0zSTATS\0zEND"
@@ -46,6 +46,23 @@ struct clamd_stats {
     char state[CLAMD_TEXT_MAX]; /* "VALID PRIMARY", "" if not said */
     uint32_t pools, threads_live, threads_idle, threads_max, queue;
 };
+
+/*
+ * What a file is: the reply to FILDES, "fd[11]: Name FOUND".  What stands before the last
+ * ": " is not looked at, because it may hold anything.
+ */
+enum clamd_found {
+    CLAMD_CLEAN,
+    CLAMD_FOUND,   /* text: the signature */
+    CLAMD_LIMITED, /* text: which limit; the file was not scanned to its end */
+    CLAMD_ERROR    /* text: the reason */
+};
+struct clamd_verdict {
+    enum clamd_found found;
+    char text[CLAMD_NAME_MAX]; /* printable ASCII, cut; "" for CLAMD_CLEAN */
+};
+
+MUST_USE enum err clamd_verdict(struct str text, struct clamd_verdict *out);
 
 /* Never fails on content: what is not recognised stays 0 or "". */
 void clamd_stats(struct str text, struct clamd_stats *out);

@@ -6,12 +6,15 @@ static void check_text(struct str text)
 {
     struct clamd_version v;
     struct clamd_stats s;
+    struct clamd_verdict verdict;
 
     (void)clamd_is_pong(text); /* only that it reads no further */
     if (clamd_version(text, &v) == ERR_OK) {
         CHECK(memchr(v.engine, '\0', sizeof(v.engine)));
         CHECK(memchr(v.built, '\0', sizeof(v.built)));
     }
+    if (clamd_verdict(text, &verdict) == ERR_OK)
+        CHECK(memchr(verdict.text, '\0', sizeof(verdict.text)));
     clamd_stats(text, &s);
     CHECK(memchr(s.state, '\0', sizeof(s.state)));
 }

@@ -104,6 +104,36 @@ static void statistics_give_what_is_recognised(void **state)
     assert_int_equal(s.threads_max, 0);
 }
 
+static void verdicts_are_read_from_the_right(void **state)
+{
+    static const struct {
+        const char *reply;
+        enum clamd_found found;
+        const char *text;
+    } rows[] = {
+        { "fd[11]: OK", CLAMD_CLEAN, "" },
+        { "/a: FOUND/b: OK", CLAMD_CLEAN, "" },
+        { "fd[9]: Own.Marker.UNOFFICIAL FOUND", CLAMD_FOUND, "Own.Marker.UNOFFICIAL" },
+        { "/tmp/x: OK: Own FOUND", CLAMD_FOUND, "Own" },
+        { "fd[9]: Heuristics.Limits.Exceeded.MaxFileSize FOUND", CLAMD_LIMITED,
+          "Heuristics.Limits.Exceeded.MaxFileSize" },
+        { "fd[9]: Can't open file or directory ERROR", CLAMD_ERROR,
+          "Can't open file or directory" },
+        { "fd[9]: a\x01\xff FOUND", CLAMD_FOUND, "a??" },
+    };
+    struct clamd_verdict v;
+
+    (void)state;
+    for (size_t i = 0; i < LEN(rows); i++) {
+        assert_int_equal(clamd_verdict(str_of(rows[i].reply), &v), ERR_OK);
+        assert_int_equal(v.found, rows[i].found);
+        assert_string_equal(v.text, rows[i].text);
+    }
+    assert_int_equal(clamd_verdict(STR(""), &v), ERR_CORRUPT);
+    assert_int_equal(clamd_verdict(STR("fd[1]: MAYBE"), &v), ERR_CORRUPT);
+    assert_int_equal(clamd_verdict(STR("fd[1]:  FOUND"), &v), ERR_CORRUPT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -112,6 +142,7 @@ int main(void)
         cmocka_unit_test(a_strange_version_is_corrupt),
         cmocka_unit_test(replies_carry_their_id),
         cmocka_unit_test(a_reply_without_end_is_too_long),
+        cmocka_unit_test(verdicts_are_read_from_the_right),
         cmocka_unit_test(statistics_give_what_is_recognised),
     };
 
