@@ -1,5 +1,7 @@
 #include "wire/json.h"
 
+#include "wire/uuid.h"
+
 struct scan {
     const char *p, *end;
 };
@@ -273,6 +275,71 @@ bool json_next(struct json_walk *w, struct json_member *out)
 const struct json_member *json_find(const struct json_object *o, const char *key)
 {
     return json_find_str(o, str_of(key));
+}
+
+/* Behind "\u": the code unit of four digits; -1 if they are none. */
+static int32_t code_unit(const char *p, const char *end)
+{
+    uint8_t b[2];
+
+    if (end - p < 4 || !hex_decode(b, sizeof(b), (struct str){ p, 4 }))
+        return -1;
+    return b[0] << 8 | b[1];
+}
+
+/* At a backslash; NULL if the escape is one that jsonb refuses, else what follows it. */
+static const char *escape_storable(const char *p, const char *end)
+{
+    if (end - p < 2)
+        return NULL;
+    if (p[1] != 'u')
+        return p + 2;
+    int32_t u = code_unit(p + 2, end);
+
+    if (u <= 0 || (u >= 0xdc00 && u <= 0xdfff))
+        return NULL;
+    if (u < 0xd800 || u > 0xdbff)
+        return p + 6;
+    if (end - p < 12 || p[6] != '\\' || p[7] != 'u')
+        return NULL;
+    u = code_unit(p + 8, end);
+    return u >= 0xdc00 && u <= 0xdfff ? p + 12 : NULL;
+}
+
+/* At a digit or a sign outside of a string: behind the number, NULL if it is too big. */
+static const char *number_storable(const char *p, const char *end)
+{
+    struct scan s = { p, end };
+    const char *exponent = NULL;
+
+    if (!number(&s))
+        return NULL;
+    for (const char *at = p; at < s.p; at++)
+        if (*at == 'e' || *at == 'E')
+            exponent = at + 1;
+    if (exponent && (*exponent == '+' || *exponent == '-'))
+        exponent++;
+    return exponent && s.p - exponent > 3 ? NULL : s.p;
+}
+
+bool json_storable(struct str text)
+{
+    const char *p = text.p, *end = text.p + text.n;
+    bool inside = false; /* a string */
+
+    if (!text_is_utf8(text))
+        return false;
+    while (p && p < end) {
+        if (*p == '"')
+            inside = !inside;
+        if (inside && *p == '\\')
+            p = escape_storable(p, end);
+        else if (!inside && (*p == '-' || (*p >= '0' && *p <= '9')))
+            p = number_storable(p, end);
+        else
+            p++;
+    }
+    return p != NULL;
 }
 
 bool json_get_u64(const struct json_object *o, const char *key, uint64_t max,

@@ -67,6 +67,12 @@ bool json_next(struct json_walk *w, struct json_member *out);
 /* The member of that key, or NULL. */
 const struct json_member *json_find(const struct json_object *o, const char *key);
 
+/*
+ * Can PostgreSQL keep this JSON text as jsonb?  UTF-8, no \u0000, surrogates in pairs,
+ * and no number with an exponent of more than three digits.
+ */
+bool json_storable(struct str text);
+
 MUST_USE bool json_get_u64(const struct json_object *o, const char *key, uint64_t max,
                            uint64_t *out);
 MUST_USE bool json_get_bool(const struct json_object *o, const char *key, bool *out);

@@ -328,13 +328,22 @@ static enum err agent_field(struct pb *r, const struct pb_field *f, struct opamp
 enum err opamp_agent_decode(struct str bytes, struct opamp_agent *out,
                             struct err_info *info)
 {
+    enum err e = header_take(&bytes, info);
+
+    return e == ERR_OK ? opamp_agent_body_decode(bytes, out, info) : e;
+}
+
+enum err opamp_agent_body_decode(struct str bytes, struct opamp_agent *out,
+                                 struct err_info *info)
+{
     struct pb r;
     struct pb_field f;
     bool has_uid = false;
-    enum err e = header_take(&bytes, info);
+    enum err e = ERR_OK;
 
-    if (e != ERR_OK)
-        return e;
+    if (bytes.n > OPAMP_MESSAGE_MAX)
+        return err_set(info, ERR_LIMIT, 0, "message longer than %d bytes",
+                       OPAMP_MESSAGE_MAX);
     *out = (struct opamp_agent){ 0 };
     pb_init(&r, bytes);
     while (e == ERR_OK && pb_next(&r, &f))

@@ -46,6 +46,7 @@ enum opamp_server_capability {
     OPAMP_OFFERS_SETTINGS = 0x20,
     OPAMP_ACCEPTS_REQUESTS = 0x40 /* connection_settings_request */
 };
+enum opamp_agent_flag { OPAMP_REQUEST_INSTANCE_UID = 0x1 };
 enum opamp_server_flag { OPAMP_REPORT_FULL_STATE = 0x1 };
 
 enum opamp_kind { OPAMP_STRING, OPAMP_BOOL, OPAMP_INT, OPAMP_DOUBLE, OPAMP_OTHER };
@@ -149,8 +150,14 @@ struct opamp_server { /* ServerToAgent */
 /* bytes: a whole WebSocket message, with its header varint 0. */
 MUST_USE enum err opamp_agent_decode(struct str bytes, struct opamp_agent *out,
                                      struct err_info *info);
+/* The same without the header, as plain HTTP carries it. */
+MUST_USE enum err opamp_agent_body_decode(struct str bytes, struct opamp_agent *out,
+                                          struct err_info *info);
 MUST_USE enum err opamp_server_decode(struct str bytes, struct opamp_server *out,
                                       struct err_info *info);
+
+/* The header in front of a WebSocket message: one byte, 0. */
+enum { OPAMP_HEADER_BYTES = 1 };
 
 /* Writes header and body; ERR_LIMIT if they do not fit. */
 MUST_USE enum err opamp_agent_encode(const struct opamp_agent *m, uint8_t *buf,

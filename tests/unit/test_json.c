@@ -250,9 +250,34 @@ static void the_file_of_the_cluster_says_whose_it_is(void **state)
         ERR_LIMIT);
 }
 
+static void what_jsonb_refuses_is_seen_before(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool ok;
+    } texts[] = {
+        { "{\"a\":\"\\u00e4 \\\\u0000 \\n\"}", true },
+        { "{\"a\":\"\\u0000\"}", false },
+        { "{\"a\":\"\\ud83d\\ude00\"}", true },
+        { "{\"a\":\"\\ud83d\"}", false },
+        { "{\"a\":\"\\ud83d\\u0041\"}", false },
+        { "{\"a\":\"\\ud83dxxxxxxxx\"}", false },
+        { "{\"a\":\"\\ude00\"}", false },
+        { "{\"a\":\"\xff\"}", false },
+        { "{\"a\":[1e308,-2E+99,0.5]}", true },
+        { "{\"a\":1e1000}", false },
+        { "{\"a\":1e-9999}", false },
+        { "{\"a\":\"1e9999\"}", true },
+    };
+
+    for (size_t i = 0; i < LEN(texts); i++)
+        assert_int_equal(json_storable(str_of(texts[i].text)), texts[i].ok);
+}
+
 int main(void)
 {
-    enum { MORE = 5 };
+    enum { MORE = 6 };
     static char names[LEN(rows)][64];
     struct CMUnitTest tests[LEN(rows) + MORE] = {
         [LEN(rows)] = cmocka_unit_test(members_are_read_as_what_they_are),
@@ -260,6 +285,7 @@ int main(void)
         cmocka_unit_test(a_lease_without_one_of_its_members_is_corrupt),
         cmocka_unit_test(a_node_record_without_one_of_its_members_is_corrupt),
         cmocka_unit_test(the_file_of_the_cluster_says_whose_it_is),
+        cmocka_unit_test(what_jsonb_refuses_is_seen_before),
     };
 
     if (mac_start() != ERR_OK)
