@@ -20,8 +20,9 @@ struct pair {
 
 struct http_tls {
     char certificate[PATH_BYTES], key[PATH_BYTES];
-    struct stat seen[2];    /* the files when they were last looked at */
-    SLIST_HEAD(, pair) all; /* the present one first; handshakes may still use the others */
+    struct stat seen[2]; /* the files when they were last looked at */
+    SLIST_HEAD(, pair)
+    all; /* the present one first; handshakes may still use the others */
 };
 
 static bool same(const struct stat *a, const struct stat *b)
