@@ -156,7 +156,7 @@ class Daemon:
     """Starts a service as the node daemon does, and tells it its role."""
 
     def __init__(self, folder, database, certificates, watchdog_us=0, program=SERVER,
-                 sections=""):
+                 sections="", cluster="", server="api_listen=\n"):
         self.folder = tempfile.mkdtemp(dir=folder)
         self.port = free_port()
         self.conf = os.path.join(self.folder, "redoubt.conf")
@@ -165,7 +165,7 @@ class Daemon:
 name=test
 node={NODE}
 peer=node-b
-[share]
+{cluster}[share]
 state=//fileserver/state
 [database]
 conninfo={database.conninfo()}
@@ -176,7 +176,7 @@ listen=127.0.0.1:{self.port}
 certificate={certificates.path('server.pem')}
 key={certificates.path('server.key')}
 ca={certificates.path('ca.pem')}
-[log]
+{server}[log]
 level=debug
 {sections}""")
         self.log = open(os.path.join(self.folder, "log"), "wb")

@@ -107,6 +107,7 @@ struct conf_service {
 struct conf_server {
     char listen[CONF_PATH];
     char certificate[CONF_PATH], key[CONF_PATH], ca[CONF_PATH];
+    char api_listen[CONF_PATH]; /* "host:port" or "" */
     uint32_t workers;
 };
 

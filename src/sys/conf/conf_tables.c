@@ -170,6 +170,9 @@ static const struct conf_key server_keys[] = {
          "Its private key (PEM)."),
     WORD(conf_server, ca, CONF_T_PATH, "/etc/redoubt/tls/ca.crt", RESTART,
          "The authority that signed the certificates of the devices (PEM)."),
+    WORD(conf_server, api_listen, CONF_T_LISTEN, "[::]:13299", RESTART,
+         "Where the API answers (TLS, with API tokens); the Unix socket manager.sock in "
+         "run_dir is there in any case. Empty: none."),
     NUMBER(conf_server, workers, "1", 1, 64, "", RESTART,
            "Worker processes; one a core is enough."),
 };

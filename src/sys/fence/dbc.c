@@ -294,6 +294,17 @@ static void take_results(struct dbc *d)
     }
 }
 
+static void take_notifications(struct dbc *d)
+{
+    PGnotify *n;
+
+    while (d->conn && (n = PQnotifies(d->conn))) {
+        if (d->events.notify)
+            d->events.notify(d->events.ctx, n->relname, n->extra);
+        PQfreemem(n);
+    }
+}
+
 static int on_io(sd_event_source *s, int fd, uint32_t revents, void *ctx)
 {
     struct dbc *d = ctx;
@@ -305,6 +316,7 @@ static int on_io(sd_event_source *s, int fd, uint32_t revents, void *ctx)
     }
     bool ok = PQconsumeInput(d->conn) == 1;
     take_results(d);
+    take_notifications(d);
     if (!d->conn)
         return 0;
     if (!ok || PQstatus(d->conn) == CONNECTION_BAD)

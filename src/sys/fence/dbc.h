@@ -26,6 +26,8 @@ struct dbc_events {
     void (*up)(void *ctx);
     /* The connection was lost, or an attempt to connect failed.  Comes again. */
     void (*down)(void *ctx, enum err err, const struct err_info *why);
+    /* A notification of a channel that the session LISTENs to.  May be NULL. */
+    void (*notify)(void *ctx, const char *channel, const char *payload);
     void *ctx;
 };
 

@@ -520,7 +520,7 @@ static enum err start(struct http_server *s, const struct http_server_options *o
 {
     unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
     const struct MHD_OptionItem tls[] = {
-        { MHD_OPTION_HTTPS_CERT_CALLBACK, (intptr_t)on_certificate, NULL },
+        { MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)(uintptr_t)on_certificate },
         { MHD_OPTION_HTTPS_PRIORITIES, 0,
           (void *)(uintptr_t) "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-RSA" },
         { MHD_OPTION_END, 0, NULL },
