@@ -3,30 +3,60 @@
  *
  * Purpose   Looks at the engine, makes status reports, keeps them in the spool, and hands
  *           them to the server over one connection until it has receipts.
- * Shape     reports.c makes and sends them, link.c is the connection, control.c answers
+ * Shape     talk.c is the conversation: what is said when, and who hears the answers.
+ *           reports.c, events.c, runs.c, config.c and offers.c are its subjects, hello.c says
+ *           who we are; link.c is the connection, control.c answers
  *           `redoubt-agent status`.  All in one event loop.
- * Safety    A report is removed from the spool only on a receipt for it.
+ * Safety    A report is removed from the spool only on a receipt for it, an event only on
+ *           its acknowledgement.
  * Threads   loop thread only
  */
 #ifndef APP_AGENT_H
 #define APP_AGENT_H
 
+#include <jansson.h>
 #include <redoubt/service.h>
 
 #include "app/agent/link.h"
 #include "sys/clamav/clamav.h"
 #include "sys/conf/conf.h"
-#include "sys/spool/spool.h"
+#include "sys/spool/event_spool.h"
 
 enum {
-    AGENT_WINDOW = 64,        /* reports on their way */
-    AGENT_PROBE_MS = 2000,    /* the engine is looked at this often, or each report_ms */
-    AGENT_HOLD_MAX_MS = 60000 /* the longest time a server may ask us to wait */
+    AGENT_WINDOW = 64,     /* reports on their way */
+    AGENT_PROBE_MS = 2000, /* the engine is looked at this often, or each report_ms */
+    AGENT_TICK_MS = 1000,
+    AGENT_HEARTBEAT_S = 120,   /* without a policy */
+    AGENT_HOLD_MAX_MS = 60000, /* the longest time a server may ask us to wait */
+    AGENT_EVENT_BATCH = 100,   /* events a message */
+    AGENT_BACKLOG = 64         /* events that wait in memory for a full disk */
 };
+
+#define EVENTS_CAPABILITY  "com.redoubt.events/v1"
+#define TASKS_CAPABILITY   "com.redoubt.tasks/v1"
+#define SESSION_CAPABILITY "com.redoubt.session/v1"
 
 struct agent_counts {
     uint64_t made, lost, acknowledged, refused, unavailable, bad_requests, connects;
 };
+
+/* Events on their way, and those that the disk does not take at the moment. */
+struct agent_events {
+    bool waiting[EVENT_STREAMS]; /* a batch is out, up to sent[] */
+    uint64_t sent[EVENT_STREAMS], acked[EVENT_STREAMS];
+    bool must_forget[EVENT_STREAMS]; /* the spool still holds what is acknowledged */
+    uint32_t batch; /* events a message: 1 after the server refused one */
+    uint32_t backlog_count;
+    struct backlog {
+        enum event_stream stream;
+        enum event_severity severity;
+        char *body; /* owned */
+    } backlog[AGENT_BACKLOG];
+    uint64_t made, acknowledged, refused;
+};
+
+/* What the last message held that must not be repeated for ever if it is refused. */
+enum agent_sole { SOLE_NONE, SOLE_REPORT, SOLE_EVENT };
 
 struct agent {
     sd_event *event;
@@ -37,10 +67,10 @@ struct agent {
     struct spool *spool;
     struct clamav *clamav;
     struct link *link;
-    sd_event_source *probe_timer, *hold_timer, *control;
+    sd_event_source *probe_timer, *hold_timer, *tick_timer, *control;
     const char *ack_log; /* path, or NULL */
     char control_path[CONF_PATH + 8];
-    char host[256], os[200];
+    char host[256], os[200], arch[65];
     /* what is known */
     struct clamav_state engine, told; /* now; as in the last report */
     bool has_engine, has_told;
@@ -52,23 +82,71 @@ struct agent {
     uint32_t batch;         /* reports a message: 1 after the server refused one */
     uint64_t answer_due_ms; /* 0: nothing is awaited */
     bool holding, full_state, last_was_healthy;
+    bool greeted; /* the server has answered on this connection */
+    bool takes_events, takes_tasks;
+    uint32_t spread_ms;   /* of the session */
+    uint32_t heartbeat_s; /* 0: none */
+    uint64_t beat_due_ms;
+    bool careful;         /* one message at a time, to find the one that is refused */
+    enum agent_sole sole; /* with a batch of 1: what is on its way alone */
+    enum event_stream sole_stream;
+    char instance[UUID_TEXT]; /* random, of this start */
+    struct agent_events ev;
     uint64_t server_epoch;
-    char trouble[240]; /* the last thing that went wrong, or "" */
+    int64_t clock_ahead_s; /* the server's clock minus ours, as it last said */
+    char trouble[240];     /* the last thing that went wrong, or "" */
     struct agent_counts counts;
 };
 
-/* reports.c */
-void agent_engine(void *agent, const struct clamav_state *state);
-/* The link is open: tell who we are, and begin again with the oldest report. */
+/* talk.c: messages to the server and from it. */
+
+/* The link is open: tell who we are, and begin again with the oldest of everything. */
 void agent_hello(struct agent *a);
 void agent_lost(struct agent *a);
 void agent_message(struct agent *a, struct str bytes);
-/* Sends what the window allows. */
+/* Sends what there is and what may be sent. */
 void agent_send(struct agent *a);
 void agent_goodbye(struct agent *a);
 void agent_hold_over(struct agent *a);
+/* Once a second. */
+void agent_tick(struct agent *a);
 /* Is an answer overdue? */
 bool agent_overdue(const struct agent *a);
+/* Sends one message: what has to be told about this device, and `custom` if not NULL. */
+void talk_send(struct agent *a, const struct opamp_custom *custom);
+/* May another message be sent now? */
+bool talk_open(const struct agent *a);
+void agent_trouble(struct agent *a, const char *what);
+uint64_t agent_unix_us(void); /* within what a report or an event may carry */
+
+/* reports.c: status reports and their receipts. */
+void agent_engine(void *agent, const struct clamav_state *state);
+void reports_send(struct agent *a);
+/* From the oldest on, as if nothing had been sent. */
+void reports_rewind(struct agent *a);
+MUST_USE enum err reports_receipts(struct agent *a, struct str data,
+                                   struct err_info *info);
+/* The oldest one will never be taken. */
+void reports_give_up(struct agent *a);
+
+/* hello.c: the description of this device. */
+void hello_start(struct agent *a);
+void hello_add(struct agent *a, struct opamp_agent *m);
+
+/* events.c: the events of this device (docs/protocol/events.md). */
+
+/* One JSON object: the event as it is stored and sent.  data is stolen; the text is the
+ * caller's to free; NULL if there is no memory. */
+char *event_text(const char *kind, const char *severity, json_t *data);
+/* Stores it, or keeps it in memory until the disk takes it.  data is stolen. */
+void agent_event(struct agent *a, const char *kind, const char *severity, json_t *data);
+void events_send(struct agent *a);
+void events_rewind(struct agent *a);
+void events_tick(struct agent *a);
+void events_release(struct agent *a);
+/* The JSON of an "ack". */
+MUST_USE enum err events_ack(struct agent *a, const json_t *ack, struct err_info *info);
+void events_give_up(struct agent *a);
 
 /* control.c: the local socket that tells the state to `redoubt-agent status`. */
 MUST_USE enum err control_open(struct agent *a, struct err_info *info);

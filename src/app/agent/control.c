@@ -10,7 +10,7 @@
 #include "app/agent/agent.h"
 #include "sys/log/log.h"
 
-enum { STATUS_BYTES = 4096, STATUS_WAIT_MS = 2000 };
+enum { STATUS_BYTES = 16384, STATUS_WAIT_MS = 2000 };
 
 /* Beside the spool: the agent can write there, and nobody else. */
 void control_path_of(const struct agent_conf *conf, char *out, size_t size)
@@ -29,6 +29,23 @@ static void pair(struct text *t, const char *key, const char *value)
     text_add(t, "\"%s\":", key);
     quoted_json(t, str_of(value));
     text_add(t, ",");
+}
+
+static void add_events(const struct agent *a, struct text *t)
+{
+    const struct event_counts *c = event_spool_counts(a->spool);
+    uint64_t untold = 0;
+
+    for (int i = 0; i < EVENT_SEVERITIES; i++)
+        untold += c->untold[i];
+    text_add(t,
+             "\"events\":{\"pending\":%" PRIu64 ",\"pending_critical\":%" PRIu64
+             ",\"bytes\":%" PRIu64 ",\"in_memory\":%u,\"dropped\":%" PRIu64
+             ",\"dropped_untold\":%" PRIu64 ",\"made\":%" PRIu64
+             ",\"acknowledged\":%" PRIu64 ",\"refused\":%" PRIu64 "},",
+             c->pending[EVENT_CRITICAL] + c->pending[EVENT_NORMAL],
+             c->pending[EVENT_CRITICAL], c->bytes, a->ev.backlog_count, c->dropped,
+             untold, a->ev.made, a->ev.acknowledged, a->ev.refused);
 }
 
 void control_json(const struct agent *a, struct text *t)
@@ -56,6 +73,7 @@ void control_json(const struct agent *a, struct text *t)
              ",\"acknowledged\":%" PRIu64 ",\"refused\":%" PRIu64 "},",
              s->pending, s->dropped, s->last_seq, a->counts.made, a->counts.lost,
              a->counts.acknowledged, a->counts.refused);
+    add_events(a, t);
     text_add(t, "\"connects\":%" PRIu64 ",\"unavailable\":%" PRIu64 "}\n",
              a->counts.connects, a->counts.unavailable);
 }

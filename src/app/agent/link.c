@@ -16,6 +16,7 @@ enum {
     RETRY_MIN_MS = 50, /* in quick succession: 50 to 150 ms apart */
     RETRY_SPAN_MS = 100,
     RETRY_MAX_MS = 30000,
+    RETRY_LEAST_MS = 1000,  /* the smallest bound that a server can set */
     SLOW_CONNECT_MS = 5000, /* once attempts are rare, each has more time */
     OUT_MAX = 1 << 20
 };
@@ -37,6 +38,7 @@ struct link {
     uint64_t due_ms;  /* WAITING: next attempt; else: this attempt ends */
     uint64_t lost_ms; /* when the trouble began; 0: no trouble */
     uint32_t wait_ms; /* the last wait that was not quick */
+    uint32_t spread_ms, wait_max_ms;
     uint64_t heard_ms, pinged_ms;
     char key[TLS_WS_KEY];
     struct ws_in ws;
@@ -77,15 +79,17 @@ static void plan(struct link *l, bool at_once)
         l->lost_ms = now;
     if (at_once) {
         l->wait_ms = 0;
+        wait = l->spread_ms ? random_below(l->spread_ms) : 0;
+        l->lost_ms = now + wait; /* quick attempts are counted from the first one on */
     } else if (now - l->lost_ms < l->conf.fast_retry_ms) {
         wait = RETRY_MIN_MS + random_below(RETRY_SPAN_MS);
     } else {
         l->wait_ms =
             l->wait_ms == 0 ? 2 * (RETRY_MIN_MS + RETRY_SPAN_MS) : l->wait_ms * 2;
-        if (l->wait_ms > RETRY_MAX_MS)
-            l->wait_ms = RETRY_MAX_MS;
+        if (l->wait_ms > l->wait_max_ms)
+            l->wait_ms = l->wait_max_ms;
         wait = l->wait_ms / 2 + random_below(l->wait_ms);
-        wait = wait > RETRY_MAX_MS ? RETRY_MAX_MS : wait;
+        wait = wait > l->wait_max_ms ? l->wait_max_ms : wait;
     }
     l->state = LINK_WAITING;
     l->due_ms = now + wait;
@@ -510,6 +514,7 @@ enum err link_new(sd_event *event, const struct conf_agent *conf, struct tls_cre
     l->conf = *conf;
     l->creds = creds;
     l->hooks = *hooks;
+    l->wait_max_ms = RETRY_MAX_MS;
     enum err e = conf_listen_split(conf->server, l->host, sizeof(l->host), &port);
     if (e == ERR_OK && l->host[0] == '\0')
         e = ERR_INVALID;
@@ -544,6 +549,14 @@ void link_free(struct link *l)
     l->timer = sd_event_source_disable_unref(l->timer);
     sd_event_unref(l->event);
     free(l);
+}
+
+void link_pace(struct link *l, uint32_t spread_ms, uint32_t backoff_max_ms)
+{
+    l->spread_ms = spread_ms;
+    l->wait_max_ms = backoff_max_ms == 0               ? RETRY_MAX_MS
+                     : backoff_max_ms < RETRY_LEAST_MS ? RETRY_LEAST_MS
+                                                       : backoff_max_ms;
 }
 
 enum link_state link_state(const struct link *l)

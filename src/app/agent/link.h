@@ -51,6 +51,10 @@ void link_shut(struct link *l);
 /* Breaks the connection, with words, and begins anew. */
 void link_break(struct link *l, const char *why);
 
+/* After the loss of an open connection the first attempt comes at random within spread_ms;
+ * pauses grow to backoff_max_ms (0: as ever). */
+void link_pace(struct link *l, uint32_t spread_ms, uint32_t backoff_max_ms);
+
 enum link_state link_state(const struct link *l);
 const char *link_state_name(enum link_state state);
 /* Bytes that wait to be sent. */

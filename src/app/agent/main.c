@@ -3,7 +3,6 @@
 #include <getopt.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "app/agent/agent.h"
@@ -91,6 +90,14 @@ static int on_probe(sd_event_source *source, uint64_t us, void *arg)
     return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 
+static int on_tick(sd_event_source *source, uint64_t us, void *arg)
+{
+    (void)us;
+    agent_tick(arg);
+    (void)sd_event_source_set_time_relative(source, AGENT_TICK_MS * 1000u);
+    return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+}
+
 static int on_hold_over(sd_event_source *source, uint64_t us, void *arg)
 {
     (void)source, (void)us;
@@ -147,6 +154,9 @@ static int add_sources(struct agent *a)
                                        on_hold_over, a);
     if (n >= 0)
         n = sd_event_source_set_enabled(a->hold_timer, SD_EVENT_OFF);
+    if (n >= 0)
+        n = sd_event_add_time_relative(a->event, &a->tick_timer, CLOCK_BOOTTIME,
+                                       AGENT_TICK_MS * 1000u, 0, on_tick, a);
     if (n >= 0 && role_fd >= 0)
         n = sd_event_add_io(a->event, NULL, role_fd, EPOLLIN, on_role, a);
     for (size_t i = 0; n >= 0 && i < LEN(stop); i++)
@@ -156,19 +166,6 @@ static int add_sources(struct agent *a)
         n = sd_event_add_time_relative(a->event, NULL, CLOCK_BOOTTIME, 0, 0, on_watchdog,
                                        a);
     return n;
-}
-
-static void describe_machine(struct agent *a)
-{
-    struct utsname u;
-    struct timespec t;
-
-    if (uname(&u) == 0) {
-        (void)snprintf(a->host, sizeof(a->host), "%s", u.nodename);
-        (void)snprintf(a->os, sizeof(a->os), "%s %s %s", u.sysname, u.release, u.machine);
-    }
-    (void)clock_gettime(CLOCK_REALTIME, &t);
-    a->start_unix_us = (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
 }
 
 /* Who we are: the certificate says it, and the configuration may only agree. */
@@ -196,10 +193,11 @@ static enum err open_spool(struct agent *a, struct err_info *info)
     if (e == ERR_STATE)
         return err_set(info, e, 0, "%s is in use: does another agent run?",
                        a->conf.agent.spool);
-    if (e == ERR_OK && spool_counts(a->spool)->damaged)
-        log_event(LOG_LEVEL_ERROR, "spool_damaged",
-                  log_str("kept", "beside it, with the name .damaged"));
-    return e;
+    if (e != ERR_OK)
+        return e;
+    event_spool_limit(a->spool, a->conf.agent.events_max,
+                      (uint64_t)a->conf.agent.events_max_kib * 1024u);
+    return ERR_OK;
 }
 
 static enum err start(struct agent *a, struct err_info *info)
@@ -212,8 +210,10 @@ static enum err start(struct agent *a, struct err_info *info)
     struct err_info control = { 0 };
     enum err e = identify(a, info);
 
-    describe_machine(a);
+    hello_start(a);
     a->batch = REPORT_BATCH_MAX;
+    a->ev.batch = AGENT_EVENT_BATCH;
+    a->heartbeat_s = AGENT_HEARTBEAT_S;
     a->now_ms = a->report_due_ms = boot_ms();
     if (e == ERR_OK)
         e = tls_creds_new(TLS_CLIENT, &files, &a->creds, info);
@@ -227,6 +227,11 @@ static enum err start(struct agent *a, struct err_info *info)
         e = link_new(a->event, conf, a->creds, &hooks, &a->link, info);
     if (e == ERR_OK && add_sources(a) < 0)
         e = err_set(info, ERR_MEMORY, ENOMEM, "event loop");
+    if (e == ERR_OK && spool_counts(a->spool)->damaged) {
+        log_event(LOG_LEVEL_ERROR, "spool_damaged",
+                  log_str("kept", "beside it, with the name .damaged"));
+        agent_event(a, "spool_damaged", "error", NULL);
+    }
     if (e == ERR_OK && control_open(a, &control) != ERR_OK)
         log_event(LOG_LEVEL_WARNING, "no_status_socket", log_str("why", control.what));
     return e;
@@ -257,8 +262,10 @@ static void stop(struct agent *a)
     a->control = sd_event_source_disable_unref(a->control);
     a->probe_timer = sd_event_source_disable_unref(a->probe_timer);
     a->hold_timer = sd_event_source_disable_unref(a->hold_timer);
+    a->tick_timer = sd_event_source_disable_unref(a->tick_timer);
     link_free(a->link);
     clamav_free(a->clamav);
+    events_release(a);
     spool_close(a->spool);
     sd_event_unref(a->event);
     tls_creds_free(a->creds);

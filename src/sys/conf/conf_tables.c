@@ -262,6 +262,12 @@ static const struct conf_key agent_keys[] = {
            "A status report is made this often."),
     NUMBER(conf_agent, spool_max, "10000", 10, 10000000, "", RESTART,
            "Reports that may wait for the server; one more drops the oldest."),
+    NUMBER(conf_agent, events_max, "20000", 100, 10000000, "", RESTART,
+           "Events that the server has not acknowledged yet. When there are more, the "
+           "oldest "
+           "of the lowest severity is dropped, and the server is told how many."),
+    NUMBER(conf_agent, events_max_kib, "16384", 64, 1048576, "KiB", RESTART,
+           "How much room these events may take."),
     NUMBER(conf_agent, dead_after_ms, "1500", 200, 600000, "ms", RESTART,
            "A server that says nothing for so long is gone. It is asked three times in "
            "this time."),

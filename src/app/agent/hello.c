@@ -1,0 +1,62 @@
+/*
+ * hello: who this device is and how it is protected, as OpAMP describes an agent.
+ */
+#include <sys/utsname.h>
+
+#include "app/agent/agent.h"
+
+void hello_start(struct agent *a)
+{
+    struct utsname u;
+    uint8_t random[10];
+    struct uuid instance;
+
+    if (uname(&u) == 0) {
+        (void)snprintf(a->host, sizeof(a->host), "%s", u.nodename);
+        (void)snprintf(a->os, sizeof(a->os), "%s %s %s", u.sysname, u.release, u.machine);
+        (void)snprintf(a->arch, sizeof(a->arch), "%s", u.machine);
+    }
+    a->start_unix_us = agent_unix_us();
+    tls_random(random, sizeof(random));
+    uuid_make(&instance, a->start_unix_us / 1000u, random);
+    uuid_format(a->instance, &instance);
+}
+
+static void add_health(const struct agent *a, struct opamp_agent *m)
+{
+    m->has_health = true;
+    m->health = (struct opamp_health){ .healthy = a->engine.up,
+                                       .start_ns = a->start_unix_us * 1000u,
+                                       .status_ns = agent_unix_us() * 1000u,
+                                       .count = 1 };
+    m->health.status = !a->has_engine ? STR("starting")
+                       : a->engine.up ? STR("protected")
+                                      : STR("engine down");
+    m->health.last_error = str_of(a->has_engine ? a->engine.why : "");
+    m->health.at[0] = (struct opamp_component){ .name = STR("engine"),
+                                                .healthy = a->engine.up,
+                                                .status = m->health.status,
+                                                .last_error = m->health.last_error };
+}
+
+void hello_add(struct agent *a, struct opamp_agent *m)
+{
+    static char id[UUID_TEXT];
+
+    uuid_format(id, &a->device_id);
+    m->has_description = true;
+    opamp_add_text(&m->identifying, STR("service.name"), STR("redoubt-agent"));
+    opamp_add_text(&m->identifying, STR("service.version"), STR(REDOUBT_VERSION));
+    opamp_add_text(&m->identifying, STR("service.instance.id"), str_of(id));
+    opamp_add_text(&m->identifying, STR("redoubt.instance"), str_of(a->instance));
+    opamp_add_text(&m->other, STR("host.name"), str_of(a->host));
+    opamp_add_text(&m->other, STR("host.arch"), str_of(a->arch));
+    opamp_add_text(&m->other, STR("os.type"), STR("linux"));
+    opamp_add_text(&m->other, STR("os.description"), str_of(a->os));
+    opamp_add_text(&m->other, STR("agent.version"), STR(REDOUBT_VERSION));
+    add_health(a, m);
+    m->has_caps = true;
+    m->caps = (struct opamp_caps){ .count = 3,
+                                   .at = { STR(REPORT_CAPABILITY), STR(EVENTS_CAPABILITY),
+                                           STR(SESSION_CAPABILITY) } };
+}
