@@ -379,17 +379,49 @@ END $$;
 
 -- --- status and upkeep ------------------------------------------------------------------------
 
+-- Numbers of the whole installation, or of the groups that the actor may see.
 CREATE FUNCTION redoubt.api_status(actor jsonb, path jsonb, query jsonb, body jsonb)
 RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    f redoubt.fence;
+    f       redoubt.fence;
+    groups  uuid[] := redoubt.scope_groups(actor);
+    devices jsonb;
+    events  jsonb;
 BEGIN
     PERFORM redoubt.require(actor, 'auditor');
     SELECT * INTO STRICT f FROM redoubt.fence;
+    SELECT jsonb_build_object(
+        'total', count(*),
+        'connected', count(*) FILTER (WHERE d.connected_epoch = f.epoch),
+        'state', jsonb_build_object(
+            'active', count(*) FILTER (WHERE d.state = 'active'),
+            'pending', count(*) FILTER (WHERE d.state = 'pending'),
+            'revoked', count(*) FILTER (WHERE d.state = 'revoked')),
+        'status', jsonb_build_object(
+            'ok', count(*) FILTER (WHERE d.status = 'ok'),
+            'warning', count(*) FILTER (WHERE d.status = 'warning'),
+            'critical', count(*) FILTER (WHERE d.status = 'critical'),
+            'unknown', count(*) FILTER (WHERE d.status = 'unknown')),
+        'policy', jsonb_build_object(
+            'none', count(*) FILTER (WHERE d.policy_state = 'none'),
+            'applying', count(*) FILTER (WHERE d.policy_state = 'applying'),
+            'applied', count(*) FILTER (WHERE d.policy_state = 'applied'),
+            'failed', count(*) FILTER (WHERE d.policy_state = 'failed'),
+            'drift', count(*) FILTER (WHERE d.policy_state = 'drift')))
+    INTO devices FROM redoubt.device d
+    WHERE groups IS NULL OR d.group_id = ANY (groups);
+    SELECT jsonb_build_object(
+        'last_minute', count(*),
+        'per_second', round(count(*) FILTER (WHERE e.received_at > now() - interval '10 s')
+                            / 10.0, 1))
+    INTO events FROM redoubt.event e
+    WHERE e.received_at > now() - interval '1 minute'
+      AND (groups IS NULL OR EXISTS (SELECT FROM redoubt.device d
+                                     WHERE d.id = e.device_id AND d.group_id = ANY (groups)));
     RETURN jsonb_build_object('status', 200, 'body', jsonb_build_object(
         'node', f.node, 'epoch', f.epoch, 'active_since', f.raised_at, 'now', now(),
         'schema', (SELECT max(v.version) FROM redoubt.schema_version v),
-        'devices', jsonb_build_object('total', (SELECT count(*) FROM redoubt.device))));
+        'devices', devices, 'events', events));
 END $$;
 
 -- Forgets what nobody asks for any more; a bounded piece at a time.

@@ -209,7 +209,7 @@ void api_fail(struct asked *a, enum err e, const PGresult *r, const struct err_i
                        "Repeat it, with the same Idempotency-Key if it had one." });
     else if (e == ERR_LIMIT && !r)
         refuse(a, 503, "busy", "The server is busy", why->what);
-    else if (!r || e == ERR_CLOSED)
+    else if (!r || e == ERR_CLOSED || !state[0]) /* no SQLSTATE: the connection broke */
         api_refuse(a, 503,
                    &(struct http_error){
                        "database_unavailable", "The DBMS is not available", why->what,
