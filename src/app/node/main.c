@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <grp.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -89,6 +90,18 @@ static enum err make_dir(const char *path, mode_t mode, struct err_info *info)
     return ERR_OK;
 }
 
+/*
+ * The services, of group redoubt, put sockets of their own there (manager.sock).  Sticky:
+ * nobody removes or replaces what is another's.  Without the group it stays the owner's.
+ */
+static void open_to_services(const char *path)
+{
+    const struct group *g = getgrnam("redoubt");
+
+    if (g && chown(path, (uid_t)-1, g->gr_gid) == 0)
+        (void)chmod(path, 01775);
+}
+
 /* One daemon on a machine, for one run_dir. */
 static enum err lock(struct daemon *d, struct err_info *info)
 {
@@ -99,6 +112,7 @@ static enum err lock(struct daemon *d, struct err_info *info)
         e = make_dir(d->conf.cluster.state_dir, 0750, info);
     if (e != ERR_OK)
         return e;
+    open_to_services(d->conf.cluster.run_dir);
     (void)snprintf(path, sizeof(path), "%s/node.lock", d->conf.cluster.run_dir);
     d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (d->lock_fd < 0)
