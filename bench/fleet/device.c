@@ -166,7 +166,8 @@ static bool frame(struct device *d, uint8_t *payload, size_t n)
     return put(d, head, h) && put(d, payload, n);
 }
 
-static void attribute(struct pb_out *w, uint32_t number, const char *key, const char *text)
+static void attribute(struct pb_out *w, uint32_t number, const char *key,
+                      const char *text)
 {
     size_t mark = pb_open(w, number);
 
@@ -239,11 +240,12 @@ void device_tell(struct device *d, uint32_t events)
     text_add(&t, "{\"stream\":\"%s\",\"first\":%llu,\"events\":[", stream,
              (unsigned long long)d->event_seq + 1);
     for (uint32_t i = 0; i < events; i++)
-        text_add(&t,
-                 "%s{\"at\":%llu,\"kind\":\"threat_found\",\"severity\":\"critical\","
-                 "\"data\":{\"path\":\"/srv/bench/%u/%llu\",\"signature\":\"Bench.Marker\"}}",
-                 i ? "," : "", (unsigned long long)time(NULL) * 1000000ull, d->index,
-                 (unsigned long long)d->event_seq + i);
+        text_add(
+            &t,
+            "%s{\"at\":%llu,\"kind\":\"threat_found\",\"severity\":\"critical\","
+            "\"data\":{\"path\":\"/srv/bench/%u/%llu\",\"signature\":\"Bench.Marker\"}}",
+            i ? "," : "", (unsigned long long)time(NULL) * 1000000ull, d->index,
+            (unsigned long long)d->event_seq + i);
     text_add(&t, "]}");
     begin(d, &w, buf, sizeof(buf));
     size_t mark = pb_open(&w, 13);

@@ -24,7 +24,13 @@
 
 enum { FLEET_SCRATCH = 65536, FLEET_OUT = 65536 };
 
-enum device_state { DEVICE_WAITING, DEVICE_CONNECTING, DEVICE_TLS, DEVICE_HTTP, DEVICE_OPEN };
+enum device_state {
+    DEVICE_WAITING,
+    DEVICE_CONNECTING,
+    DEVICE_TLS,
+    DEVICE_HTTP,
+    DEVICE_OPEN
+};
 
 struct device {
     struct fleet *fleet;

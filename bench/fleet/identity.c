@@ -33,13 +33,14 @@ bool identity_open(struct fleet *f)
     (void)gnutls_x509_privkey_init(&device_key);
     n = gnutls_x509_crt_import(authority, &crt, GNUTLS_X509_FMT_PEM);
     if (n >= 0)
-        n = gnutls_x509_privkey_import2(authority_key, &key, GNUTLS_X509_FMT_PEM, NULL, 0);
+        n = gnutls_x509_privkey_import2(authority_key, &key, GNUTLS_X509_FMT_PEM, NULL,
+                                        0);
     gnutls_free(crt.data);
     gnutls_free(key.data);
     if (n >= 0)
-        n = gnutls_x509_privkey_generate(
-            device_key, GNUTLS_PK_ECDSA,
-            GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0);
+        n = gnutls_x509_privkey_generate(device_key, GNUTLS_PK_ECDSA,
+                                         GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1),
+                                         0);
     if (n >= 0)
         n = gnutls_privkey_init(&f->key);
     if (n >= 0)

@@ -20,7 +20,8 @@ static const char usage[] =
     "             [--first N] [--heartbeat S] [--spread MS] [--ramp MS] [--batch N]\n"
     "             [--keepalive S]\n"
     "\n"
-    "Holds N devices and prints its counts as a line of JSON each second.  It reads commands\n"
+    "Holds N devices and prints its counts as a line of JSON each second.  It reads "
+    "commands\n"
     "on stdin: `rate N` (events a second), `mark` (the server breaks now), `end`.\n";
 
 uint64_t now_us(void)
@@ -53,7 +54,8 @@ static void print_times(const char *name, uint64_t *times, uint32_t n)
 {
     qsort(times, n, sizeof(*times), by_size);
     printf(",\"%s\":[%.3f,%.3f,%.3f,%.3f]", name, percentile(times, n, 0.5),
-           percentile(times, n, 0.95), percentile(times, n, 0.99), percentile(times, n, 1));
+           percentile(times, n, 0.95), percentile(times, n, 0.99),
+           percentile(times, n, 1));
 }
 
 static void tell(struct fleet *f)
@@ -67,7 +69,8 @@ static void tell(struct fleet *f)
     for (uint32_t i = 0; i < f->count && managed && f->mark_us; i++)
         if (f->devices[i].managed_us)
             managed[back++] = f->devices[i].managed_us - f->mark_us;
-    printf("{\"open\":%u,\"handshakes\":%llu,\"resumed\":%llu,\"failed\":%llu,\"broken\":%llu,"
+    printf("{\"open\":%u,\"handshakes\":%llu,\"resumed\":%llu,\"failed\":%llu,\"broken\":"
+           "%llu,"
            "\"answers\":%llu,\"heartbeats\":%llu,\"sent\":%llu,\"acked\":%llu,"
            "\"unavailable\":%llu,\"policies\":%llu,\"managed\":%u",
            f->open, (unsigned long long)c->handshakes, (unsigned long long)c->resumed,
@@ -173,7 +176,8 @@ static bool make_devices(struct fleet *f)
         d->id.bytes[13] = (uint8_t)(d->index >> 16);
         d->id.bytes[14] = (uint8_t)(d->index >> 8);
         d->id.bytes[15] = (uint8_t)d->index;
-        if (getrandom(d->stream.bytes, sizeof(d->stream.bytes), 0) < 0 || !identity_make(d))
+        if (getrandom(d->stream.bytes, sizeof(d->stream.bytes), 0) < 0 ||
+            !identity_make(d))
             return false;
         d->stream.bytes[6] = (uint8_t)((d->stream.bytes[6] & 0x0f) | 0x40);
         d->stream.bytes[8] = (uint8_t)((d->stream.bytes[8] & 0x3f) | 0x80);
@@ -192,19 +196,27 @@ static void spread_starts(struct fleet *f)
 static bool parse(struct fleet *f, int argc, char **argv)
 {
     static const struct option options[] = {
-        { "address", required_argument, NULL, 'a' }, { "port", required_argument, NULL, 'p' },
-        { "name", required_argument, NULL, 'n' },    { "ca", required_argument, NULL, 'c' },
-        { "ca-key", required_argument, NULL, 'k' },  { "count", required_argument, NULL, 'N' },
-        { "first", required_argument, NULL, 'f' },   { "heartbeat", required_argument, NULL, 'h' },
-        { "spread", required_argument, NULL, 's' },  { "ramp", required_argument, NULL, 'r' },
-        { "batch", required_argument, NULL, 'b' },   { "keepalive", required_argument, NULL, 'i' },
+        { "address", required_argument, NULL, 'a' },
+        { "port", required_argument, NULL, 'p' },
+        { "name", required_argument, NULL, 'n' },
+        { "ca", required_argument, NULL, 'c' },
+        { "ca-key", required_argument, NULL, 'k' },
+        { "count", required_argument, NULL, 'N' },
+        { "first", required_argument, NULL, 'f' },
+        { "heartbeat", required_argument, NULL, 'h' },
+        { "spread", required_argument, NULL, 's' },
+        { "ramp", required_argument, NULL, 'r' },
+        { "batch", required_argument, NULL, 'b' },
+        { "keepalive", required_argument, NULL, 'i' },
         { 0 }
     };
     int opt;
 
-    *f = (struct fleet){
-        .port = 13000, .heartbeat_s = 120, .spread_ms = 20000, .batch = 10, .keepalive_s = 15
-    };
+    *f = (struct fleet){ .port = 13000,
+                         .heartbeat_s = 120,
+                         .spread_ms = 20000,
+                         .batch = 10,
+                         .keepalive_s = 15 };
     while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
         uint32_t n = optarg ? (uint32_t)strtoul(optarg, NULL, 10) : 0;
 

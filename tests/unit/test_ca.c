@@ -229,8 +229,8 @@ static void request_with(gnutls_pk_algorithm_t algorithm, unsigned bits,
     assert_true(gnutls_x509_crq_set_basic_constraints(crq, 1, 3) >= 0);
     assert_true(gnutls_x509_crq_set_key_purpose_oid(crq, GNUTLS_KP_TLS_WWW_SERVER, 0) >=
                 0);
-    assert_true(gnutls_x509_crq_set_subject_alt_name(crq, GNUTLS_SAN_DNSNAME, "redoubt", 7,
-                                                     GNUTLS_FSAN_SET) >= 0);
+    assert_true(gnutls_x509_crq_set_subject_alt_name(crq, GNUTLS_SAN_DNSNAME, "redoubt",
+                                                     7, GNUTLS_FSAN_SET) >= 0);
     assert_true(gnutls_x509_crq_sign2(crq, key,
                                       algorithm == GNUTLS_PK_EDDSA_ED25519
                                           ? GNUTLS_DIG_UNKNOWN
@@ -251,8 +251,8 @@ static void only_p256_is_signed(void **state)
     assert_int_equal(verdict(ca_pem_str(&pem)), ERR_DENIED);
     request_with(GNUTLS_PK_ECDSA, GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP384R1), &pem);
     assert_int_equal(verdict(ca_pem_str(&pem)), ERR_DENIED);
-    request_with(GNUTLS_PK_EDDSA_ED25519,
-                 GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_ED25519), &pem);
+    request_with(GNUTLS_PK_EDDSA_ED25519, GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_ED25519),
+                 &pem);
     assert_int_equal(verdict(ca_pem_str(&pem)), ERR_DENIED);
 }
 
@@ -342,9 +342,9 @@ static void the_hash_is_of_the_key(void **state)
     struct ca_pem pem;
     (void)state;
 
-    assert_int_equal(ca_csr_new(ca_pem_str(&t.device_key), "another name", NULL, &pem,
-                                &t.why),
-                     ERR_OK);
+    assert_int_equal(
+        ca_csr_new(ca_pem_str(&t.device_key), "another name", NULL, &pem, &t.why),
+        ERR_OK);
     struct ca_csr *r = checked(ca_pem_str(&pem));
     assert_int_equal(ca_csr_key_hash(r, a, &t.why), ERR_OK);
     ca_csr_free(r);
@@ -378,9 +378,9 @@ static void a_seal_keeps_its_secret(void **state)
                      ERR_CORRUPT);
     assert_int_equal(seal_open(&key, STR("ca.key"), s, out, body.n - 1, &m), ERR_LIMIT);
     for (size_t i = 0; i < n; i++) {
-        assert_int_not_equal(
-            seal_open(&key, STR("ca.key"), (struct str){ sealed, i }, out, sizeof(out), &m),
-            ERR_OK);
+        assert_int_not_equal(seal_open(&key, STR("ca.key"), (struct str){ sealed, i },
+                                       out, sizeof(out), &m),
+                             ERR_OK);
         sealed[i] ^= 1;
         assert_int_equal(seal_open(&key, STR("ca.key"), s, out, sizeof(out), &m),
                          ERR_CORRUPT);

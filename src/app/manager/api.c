@@ -89,8 +89,8 @@ void api_answer_json(struct asked *a, unsigned status, json_t *json)
 void api_refuse(struct asked *a, unsigned status, const struct http_error *e)
 {
     struct http_reply r = { .status = status };
-    json_t *o = json_pack("{s:{s:s,s:s,s:s,s:s}}", "error", "id", e->id, "title", e->title,
-                          "text", e->text, "suggestion", e->suggestion);
+    json_t *o = json_pack("{s:{s:s,s:s,s:s,s:s}}", "error", "id", e->id, "title",
+                          e->title, "text", e->text, "suggestion", e->suggestion);
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
     json_decref(o);
@@ -142,9 +142,9 @@ static const struct {
     unsigned status;
     const char *id;
 } status_ids[] = {
-    { 400, "invalid" },  { 401, "not_authenticated" }, { 403, "not_allowed" },
-    { 404, "not_found" }, { 409, "conflict" },         { 412, "changed" },
-    { 413, "too_long" }, { 422, "invalid" },           { 429, "too_many" },
+    { 400, "invalid" },   { 401, "not_authenticated" }, { 403, "not_allowed" },
+    { 404, "not_found" }, { 409, "conflict" },          { 412, "changed" },
+    { 413, "too_long" },  { 422, "invalid" },           { 429, "too_many" },
 };
 
 static const char *field(const PGresult *r, int which)
@@ -165,8 +165,9 @@ static void refuse_as_told(struct asked *a, unsigned status, const PGresult *r)
     for (size_t i = 0; e.id[0] == '\0' && i < LEN(status_ids); i++)
         if (status_ids[i].status == status)
             e.id = status_ids[i].id;
-    api_refuse(a, status, e.id[0] ? &e : &(struct http_error){ "refused", e.title, e.text,
-                                                               e.suggestion });
+    api_refuse(
+        a, status,
+        e.id[0] ? &e : &(struct http_error){ "refused", e.title, e.text, e.suggestion });
 }
 
 static void fail_by_state(struct asked *a, const char *state, const PGresult *r)
@@ -187,7 +188,8 @@ static void fail_by_state(struct asked *a, const char *state, const PGresult *r)
     }
     log_event(LOG_LEVEL_ERROR, "request_failed",
               log_str("route", a->route ? a->route->pattern : ""),
-              log_str("sqlstate", state), log_str("why", field(r, PG_DIAG_MESSAGE_PRIMARY)),
+              log_str("sqlstate", state),
+              log_str("why", field(r, PG_DIAG_MESSAGE_PRIMARY)),
               log_str("where", field(r, PG_DIAG_CONTEXT)));
     api_refuse(a, 500,
                &(struct http_error){ "internal", "The server failed",
@@ -288,9 +290,17 @@ static void ask(struct asked *a)
     const struct route *route = a->route;
     char *actor = dump(a->actor), *path = dump(a->path), *query = dump(a->query),
          *body = dump(a->body), version[24] = "";
-    const char *values[] = { route->fn,   actor,       path,         query,
-                             body,        a->idem,     a->hash,      route->write ? "t" : "f",
-                             route->role, route->guard, a->if_match >= 0 ? version : NULL };
+    const char *values[] = { route->fn,
+                             actor,
+                             path,
+                             query,
+                             body,
+                             a->idem,
+                             a->hash,
+                             route->write ? "t" : "f",
+                             route->role,
+                             route->guard,
+                             a->if_match >= 0 ? version : NULL };
     bool ok = actor && path && query && body;
 
     (void)snprintf(version, sizeof(version), "%" PRId64, a->if_match);
@@ -299,13 +309,13 @@ static void ask(struct asked *a)
         refuse(a, 503, "busy", "The server is busy", "It is out of memory.");
     else
         api_sql(a,
-                      "SELECT r ->> 'status', nullif(r -> 'body', 'null'),"
-                      " r ->> 'version', r ->> 'replayed',"
-                      " CASE WHEN jsonb_typeof(r -> 'body' -> 'items') = 'array'"
-                      " THEN jsonb_array_length(r -> 'body' -> 'items') END"
-                      " FROM redoubt.api_call($1, $2::jsonb, $3::jsonb, $4::jsonb, $5::jsonb,"
-                      " $6, $7, $8::boolean, $9, $10, $11::bigint) AS r",
-                      LEN(values), values, on_reply); /* it has answered if it failed */
+                "SELECT r ->> 'status', nullif(r -> 'body', 'null'),"
+                " r ->> 'version', r ->> 'replayed',"
+                " CASE WHEN jsonb_typeof(r -> 'body' -> 'items') = 'array'"
+                " THEN jsonb_array_length(r -> 'body' -> 'items') END"
+                " FROM redoubt.api_call($1, $2::jsonb, $3::jsonb, $4::jsonb, $5::jsonb,"
+                " $6, $7, $8::boolean, $9, $10, $11::bigint) AS r",
+                LEN(values), values, on_reply); /* it has answered if it failed */
     free(actor);
     free(path);
     free(query);
@@ -354,7 +364,8 @@ static char *sha256_hex(const struct str parts[], size_t count)
 
     (void)crypto_hash_sha256_init(&h); /* these cannot fail */
     for (size_t i = 0; i < count; i++)
-        (void)crypto_hash_sha256_update(&h, (const unsigned char *)parts[i].p, parts[i].n);
+        (void)crypto_hash_sha256_update(&h, (const unsigned char *)parts[i].p,
+                                        parts[i].n);
     (void)crypto_hash_sha256_final(&h, sum);
     if (hex)
         hex_encode(hex, sum, sizeof(sum));
@@ -424,7 +435,8 @@ static bool take_headers(struct asked *a, const struct http_request *req)
                                  STR("\n"), req->body };
 
     if (match && !a->route->guard) {
-        refuse(a, 400, "invalid", "If-Match is wrong", "There is no version to match here.");
+        refuse(a, 400, "invalid", "If-Match is wrong",
+               "There is no version to match here.");
         return false;
     }
     if (!version_of(match, &a->if_match)) {
@@ -474,8 +486,8 @@ static bool on_argument(void *arg, struct str name, struct str value)
         (void)snprintf(all->wrong, sizeof(all->wrong), "%s is given twice.", key);
         json_decref(text);
     } else if (!text || json_object_set_new(query, key, text) != 0) {
-        (void)snprintf(all->wrong, sizeof(all->wrong), "%s is no text of at most %d bytes.",
-                       key, ARGUMENT_MAX);
+        (void)snprintf(all->wrong, sizeof(all->wrong),
+                       "%s is no text of at most %d bytes.", key, ARGUMENT_MAX);
     }
     return !all->wrong[0];
 }
@@ -588,7 +600,8 @@ static bool take_path(struct asked *a, const char *const pieces[], size_t count)
             continue;
         json_t *text = strlen(pieces[i]) <= ARGUMENT_MAX ? json_string(pieces[i]) : NULL;
         if (!text || json_object_set_new(a->path, name, text) != 0) {
-            refuse(a, 404, "not_found", "Not found", "There is nothing with such a name.");
+            refuse(a, 404, "not_found", "Not found",
+                   "There is nothing with such a name.");
             return false;
         }
     }

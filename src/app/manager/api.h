@@ -46,8 +46,8 @@ size_t api_body_max(void *arg, const struct http_request *req);
  *
  * On failure the request is answered (and gone) and the result is false.
  */
-bool api_sql(struct asked *a, const char *sql, size_t count,
-                      const char *const values[], dbc_done *done);
+bool api_sql(struct asked *a, const char *sql, size_t count, const char *const values[],
+             dbc_done *done);
 
 /* The answers.  text: JSON, copied; json: taken over. */
 void api_answer_text(struct asked *a, unsigned status, const char *text);

@@ -21,7 +21,8 @@ enum {
 static const char usage[] =
     "Usage: redoubt-manager [OPTION]...\n"
     "\n"
-    "The part of the Administration Server that people and programs talk to: the API on a\n"
+    "The part of the Administration Server that people and programs talk to: the API on "
+    "a\n"
     "Unix socket and over TLS, enrolment of devices, and what must happen each second.\n"
     "redoubt-server starts it and tells it its role; see docs/api.md.\n"
     "\n"
@@ -49,8 +50,8 @@ static void status_tell(struct manager *m)
         (void)redoubt_service_status(m->service, "standby, database %s", database);
     else
         (void)redoubt_service_status(m->service,
-                                     "active epoch=%" PRIu64 " database=%s answered=%" PRIu64
-                                     " refused=%" PRIu64,
+                                     "active epoch=%" PRIu64
+                                     " database=%s answered=%" PRIu64 " refused=%" PRIu64,
                                      m->epoch, database, m->answered, m->refused);
 }
 
@@ -178,8 +179,8 @@ static int add_sources(struct manager *m)
         n = sd_event_add_signal(m->event, NULL, signals[i] | SD_EVENT_SIGNAL_PROCMASK,
                                 on_signal, m);
     if (n >= 0)
-        n = sd_event_add_time_relative(m->event, NULL, CLOCK_BOOTTIME, SWEEP_MS * 1000u, 0,
-                                       on_sweep, m);
+        n = sd_event_add_time_relative(m->event, NULL, CLOCK_BOOTTIME, SWEEP_MS * 1000u,
+                                       0, on_sweep, m);
     if (n >= 0)
         n = sd_event_add_time_relative(m->event, NULL, CLOCK_BOOTTIME, 1000000u, 0,
                                        on_second, m);
@@ -325,7 +326,8 @@ int main(int argc, char **argv)
     (void)signal(SIGPIPE, SIG_IGN);
     struct manager *m = calloc(1, sizeof(*m));
     if (!m || !(m->service = redoubt_service_start(0))) {
-        fprintf(stderr, "redoubt-manager: not usable as a service: %s\n", strerror(errno));
+        fprintf(stderr, "redoubt-manager: not usable as a service: %s\n",
+                strerror(errno));
         free(m);
         return 1;
     }

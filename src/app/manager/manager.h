@@ -32,9 +32,9 @@ struct manager {
     uint64_t epoch; /* while active */
 
     /* api.c */
-    struct asked_list asked;   /* every request that is not answered yet */
-    uint64_t events_told;      /* how often the DBMS told of new events */
-    uint32_t patient;          /* requests that wait for events */
+    struct asked_list asked; /* every request that is not answered yet */
+    uint64_t events_told;    /* how often the DBMS told of new events */
+    uint32_t patient;        /* requests that wait for events */
     uint64_t answered, refused;
 
     /* tick.c */

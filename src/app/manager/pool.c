@@ -93,7 +93,8 @@ static void on_announced(void *ctx, enum err e, const PGresult *r,
     struct session *s = ctx;
 
     (void)r;
-    if (e != ERR_OK) { /* pool_sweep tries again, not this: the DBMS may refuse for long */
+    if (e !=
+        ERR_OK) { /* pool_sweep tries again, not this: the DBMS may refuse for long */
         (void)snprintf(s->pool->why, sizeof(s->pool->why), "%s", why->what);
         log_event(LOG_LEVEL_WARNING, "announce_failed", log_str("why", why->what));
         return;
@@ -141,8 +142,8 @@ static void pump(struct session *s)
         dbc_query(s->dbc, ANNOUNCE_MS, "LISTEN redoubt", 0, NULL, on_listening, s);
     } else if ((s->job = next_job(p))) {
         struct job *j = s->job;
-        dbc_query(s->dbc, POOL_QUERY_MS, j->sql, j->count,
-                  (const char *const *)j->values, on_answer, s);
+        dbc_query(s->dbc, POOL_QUERY_MS, j->sql, j->count, (const char *const *)j->values,
+                  on_answer, s);
     }
 }
 
@@ -186,7 +187,8 @@ enum err pool_query(struct pool *p, const char *sql, size_t count,
     if (p->epoch == 0)
         return err_set(info, ERR_STALE, 0, "this node is not active");
     if (p->waiting_count >= POOL_QUEUE_MAX)
-        return err_set(info, ERR_LIMIT, 0, "%u requests wait for the DBMS", p->waiting_count);
+        return err_set(info, ERR_LIMIT, 0, "%u requests wait for the DBMS",
+                       p->waiting_count);
     struct job *j = calloc(1, sizeof(*j));
 
     if (!j)

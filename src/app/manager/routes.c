@@ -128,8 +128,7 @@ const char *route_parameter(const struct route *r, size_t i, char buf[32])
 
     for (size_t n = 0; n <= i; n++)
         piece = next_piece(&p);
-    if (piece.p[0] != '{' ||
-        !str_copy(buf, 32, (struct str){ piece.p + 1, piece.n - 2 }))
+    if (piece.p[0] != '{' || !str_copy(buf, 32, (struct str){ piece.p + 1, piece.n - 2 }))
         return NULL;
     return buf;
 }
@@ -150,7 +149,8 @@ size_t route_body_max(const struct route *r)
 {
     static const size_t small = 64 * 1024, large = 1024 * 1024;
 
-    return r->fn && (strcmp(r->fn, "api_apply") == 0 || strcmp(r->fn, "api_policy_put") == 0 ||
+    return r->fn && (strcmp(r->fn, "api_apply") == 0 ||
+                     strcmp(r->fn, "api_policy_put") == 0 ||
                      strcmp(r->fn, "api_task_create") == 0 ||
                      strcmp(r->fn, "api_rules_put") == 0)
                ? large

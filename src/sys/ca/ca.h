@@ -107,8 +107,8 @@ struct ca_certificate {
 /* What a certificate says. */
 MUST_USE enum err ca_certificate_read(struct str pem, struct ca_certificate *out,
                                       struct err_info *info);
-/* Is it of this key, and signed by this authority? */
-MUST_USE enum err ca_certificate_check(struct str pem, struct str key, struct str authority,
-                                       struct err_info *info);
+/* Is it of this key, and signed by this authority (unless that is empty)? */
+MUST_USE enum err ca_certificate_check(struct str pem, struct str key,
+                                       struct str authority, struct err_info *info);
 
 #endif

@@ -106,8 +106,7 @@ enum err ca_csr_device(const struct ca_csr *r, struct uuid *out)
     for (unsigned i = 0; i < 16; i++) {
         size_t n = sizeof(name);
         unsigned type = 0;
-        int code =
-            gnutls_x509_crq_get_subject_alt_name(r->crq, i, name, &n, &type, NULL);
+        int code = gnutls_x509_crq_get_subject_alt_name(r->crq, i, name, &n, &type, NULL);
 
         if (code == GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE)
             break;
@@ -150,8 +149,8 @@ enum err ca_csr_new(struct str key, const char *name, const struct uuid *device,
         n = gnutls_x509_crq_set_key(crq, own);
     if (n >= 0 && device) {
         (void)snprintf(uri, sizeof(uri), "urn:uuid:%s", id);
-        n = gnutls_x509_crq_set_subject_alt_name(
-            crq, GNUTLS_SAN_URI, uri, (unsigned)strlen(uri), GNUTLS_FSAN_SET);
+        n = gnutls_x509_crq_set_subject_alt_name(crq, GNUTLS_SAN_URI, uri,
+                                                 (unsigned)strlen(uri), GNUTLS_FSAN_SET);
     }
     if (n >= 0)
         n = gnutls_x509_crq_sign2(crq, own, GNUTLS_DIG_SHA256, 0);

@@ -47,9 +47,9 @@ enum err seal_open(const struct mac_key *key, struct str name, struct str sealed
     if (sealed.n - SEAL_EXTRA > size)
         return ERR_LIMIT;
     derive(&own, key, name);
-    int bad = crypto_secretbox_open_easy(
-        out, p + MAGIC + crypto_secretbox_NONCEBYTES,
-        sealed.n - MAGIC - crypto_secretbox_NONCEBYTES, p + MAGIC, own.bytes);
+    int bad = crypto_secretbox_open_easy(out, p + MAGIC + crypto_secretbox_NONCEBYTES,
+                                         sealed.n - MAGIC - crypto_secretbox_NONCEBYTES,
+                                         p + MAGIC, own.bytes);
     sodium_memzero(&own, sizeof(own));
     if (bad)
         return ERR_CORRUPT;
