@@ -167,7 +167,11 @@ static int serve(int (*client)(void))
 static unsigned ask(const char *method, const char *where, const char *body,
                     struct http_answer *a)
 {
-    struct http_call call = { path, method, where, body, 3000 };
+    struct http_call call = { .unix_path = path,
+                              .method = method,
+                              .path = where,
+                              .body = body,
+                              .timeout_ms = 3000 };
     struct err_info info;
 
     return http_call(&call, a, &info) == ERR_OK ? a->status : 0;
@@ -255,7 +259,9 @@ static int later_client(void)
     WANT(raw("GET /later HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", buf,
              sizeof(buf)) > 0);
     WANT(strstr(buf, "ETag: \"v7\"\r\n"));
-    struct http_call call = { path, "GET", "/never", NULL, 200 };
+    struct http_call call = {
+        .unix_path = path, .method = "GET", .path = "/never", .timeout_ms = 200
+    };
     struct err_info info;
     WANT(http_call(&call, &a, &info) == ERR_TIMEOUT); /* freed with the server */
     http_answer_release(&a);
@@ -369,7 +375,9 @@ static void a_long_body_is_refused(void **state)
 static void no_daemon_is_told_apart(void **state)
 {
     (void)state;
-    struct http_call call = { path, "GET", "/v1/status", NULL, 1000 };
+    struct http_call call = {
+        .unix_path = path, .method = "GET", .path = "/v1/status", .timeout_ms = 1000
+    };
     struct http_answer a;
     struct err_info info;
 

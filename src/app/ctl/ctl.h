@@ -2,8 +2,8 @@
  * ctl: the command line `redoubt`.
  *
  * Purpose   What an operator does with a cluster, on either node.
- * Shape     One table of commands (ctl_commands.c) drives the dispatch, --help, the manual
- *           page and the completion of the shell.  Each command is a function from the
+ * Shape     Two tables of commands (ctl_commands.c, manage_commands.c) drive the dispatch,
+ *           --help, the manual page and the completion of the shell.  Each command is a function from the
  *           parsed options to an exit code.
  * Threads   one
  * Tests     tests/unit/test_ctl.py runs the program against a fake daemon
@@ -26,8 +26,15 @@ enum ctl_exit {
     CTL_USAGE = 2,       /* the command line is wrong */
     CTL_NO_DAEMON = 3,   /* redoubt-node cannot be reached */
     CTL_DEGRADED = 4,    /* status --check: something is missing */
-    CTL_NOT_ACTIVE = 5,  /* status --check: no node is active */
+    CTL_NOT_ACTIVE = 5,  /* no node is active, or not this one, which was asked */
     CTL_NOT_POSSIBLE = 6 /* the daemon refuses: not possible in the present state */
+};
+
+/* What an option said that may be given more than once. */
+enum { CTL_LIST_MAX = 64 };
+struct ctl_list {
+    const char *at[CTL_LIST_MAX];
+    size_t count;
 };
 
 /* Everything that options can say; a command uses what its entry in the table lists. */
@@ -40,6 +47,15 @@ struct ctl_options {
     bool json, yes, watch, check, no_wait, follow, help, man, docs, quick, no_color,
         agent;
     uint32_t number, timeout_s;
+
+    /* Of the commands for devices and their protection. */
+    const char *server, *token_file, *ca, *file;
+    const char *group, *status, *state, *search, *select_status, *select_state,
+        *select_tag;
+    const char *since, *until, *mode, *at, *timezone, *missed, *item, *reason, *role;
+    struct ctl_list device, path, days, tag, kind, severity;
+    uint32_t limit, window, spread, expires, priority, uses, keep_days, keep_count, cpu;
+    bool connected, offline, lock, no_subgroups, dry_run, prune, approval, latest, all;
 };
 
 struct ctl {
@@ -52,6 +68,7 @@ struct ctl {
     struct conf conf;
     enum err daemon_err; /* why the daemon could not be reached last */
     struct err_info daemon_why;
+    bool api_seen; /* the API has answered already */
 };
 
 struct ctl_option {
@@ -59,11 +76,11 @@ struct ctl_option {
     char letter;     /* 0: none */
     const char *arg; /* its metavariable; NULL: a flag */
     size_t offset;   /* in struct ctl_options */
-    enum { CTL_FLAG, CTL_TEXT, CTL_NUMBER } kind;
+    enum { CTL_FLAG, CTL_TEXT, CTL_NUMBER, CTL_LIST } kind;
     const char *doc;
 };
 
-enum { CTL_COMMAND_OPTIONS = 5 };
+enum { CTL_COMMAND_OPTIONS = 24, ARGS_MANY = 1000 };
 
 struct ctl_command {
     const char *name; /* "lease adopt": one or two words */
@@ -75,11 +92,27 @@ struct ctl_command {
     const struct ctl_option *options[CTL_COMMAND_OPTIONS];
 };
 
-/* ctl_commands.c */
-extern const struct ctl_command ctl_commands[];
-extern const size_t ctl_command_count;
+/* Commands that belong together, and the options that all of them have. */
+struct ctl_section {
+    const char *title;
+    const struct ctl_command *commands;
+    size_t count;
+    const struct ctl_option *const *options;
+    size_t option_count;
+};
+
+/* ctl_commands.c, manage_commands.c */
+extern const struct ctl_section ctl_cluster_section, ctl_manage_section;
 extern const struct ctl_option *const ctl_global_options[];
 extern const size_t ctl_global_option_count;
+
+/* ctl_table.c: all sections as one table. */
+enum { CTL_SECTIONS = 2 };
+const struct ctl_section *ctl_section_at(size_t i);
+size_t ctl_command_count(void);
+const struct ctl_command *ctl_command_at(size_t i);
+/* The k-th option of a command, those of its section after its own; NULL: no more. */
+const struct ctl_option *ctl_option_of(const struct ctl_command *cmd, size_t k);
 
 /* ctl_help.c */
 void ctl_help_all(FILE *to);

@@ -1,12 +1,4 @@
-#include "app/ctl/ctl.h"
-
-#define OPTION(id, field, sign, metavar, sort, text)                                     \
-    static const struct ctl_option id = { .name = #field,                                \
-                                          .letter = sign,                                \
-                                          .arg = metavar,                                \
-                                          .offset = offsetof(struct ctl_options, field), \
-                                          .kind = sort,                                  \
-                                          .doc = text }
+#include "app/ctl/ctl_option.h"
 
 static const struct ctl_option opt_conf = {
     .name = "config",
@@ -67,7 +59,7 @@ const struct ctl_option *const ctl_global_options[] = { &opt_conf, &opt_socket, 
                                                         &opt_no_color, &opt_help };
 const size_t ctl_global_option_count = LEN(ctl_global_options);
 
-const struct ctl_command ctl_commands[] = {
+static const struct ctl_command commands[] = {
     { .name = "status",
       .args = "",
       .summary = "who is active, since when and why, and what is missing",
@@ -219,4 +211,6 @@ const struct ctl_command ctl_commands[] = {
       .doc = "Of this program and, if it runs, of the node daemon.",
       .run = cmd_version },
 };
-const size_t ctl_command_count = LEN(ctl_commands);
+const struct ctl_section ctl_cluster_section = { .title = "The cluster",
+                                                 .commands = commands,
+                                                 .count = LEN(commands) };

@@ -15,18 +15,26 @@ static void print_option(const struct ctl_option *o, FILE *to)
     fprintf(to, "  %-24s %s\n", left, o->doc);
 }
 
+static void help_section(const struct ctl_section *s, FILE *to)
+{
+    fprintf(to, " %s:\n", s->title);
+    for (size_t i = 0; i < s->count; i++) {
+        const struct ctl_command *cmd = &s->commands[i];
+        char left[64];
+
+        (void)snprintf(left, sizeof(left), "%s %s", cmd->name, cmd->args);
+        fprintf(to, "  %-32s %s\n", left, cmd->summary);
+    }
+}
+
 void ctl_help_all(FILE *to)
 {
     fprintf(to, "Usage: redoubt [OPTION]... COMMAND [ARGUMENT]...\n\n"
-                "The command line of the Redoubt failover cluster. It works on either "
-                "node.\n\nCommands:\n");
-    for (size_t i = 0; i < ctl_command_count; i++) {
-        const struct ctl_command *cmd = &ctl_commands[i];
-        char left[40];
-
-        (void)snprintf(left, sizeof(left), "%s %s", cmd->name, cmd->args);
-        fprintf(to, "  %-20s %s\n", left, cmd->summary);
-    }
+                "The command line of Redoubt. The commands for the cluster work on "
+                "either node;\nthose for devices on the active node, and with --server "
+                "from anywhere.\n\nCommands:\n");
+    for (size_t i = 0; i < CTL_SECTIONS; i++)
+        help_section(ctl_section_at(i), to);
     fprintf(to, "\nOptions:\n");
     for (size_t i = 0; i < ctl_global_option_count; i++)
         print_option(ctl_global_options[i], to);
@@ -40,8 +48,8 @@ void ctl_help_command(const struct ctl_command *cmd, FILE *to)
             cmd->args[0] ? " " : "", cmd->args);
     ctl_paragraph(to, 0, cmd->doc);
     fprintf(to, "\nOptions:\n");
-    for (size_t i = 0; i < CTL_COMMAND_OPTIONS && cmd->options[i]; i++)
-        print_option(cmd->options[i], to);
+    for (size_t i = 0; ctl_option_of(cmd, i); i++)
+        print_option(ctl_option_of(cmd, i), to);
     for (size_t i = 0; i < ctl_global_option_count; i++)
         print_option(ctl_global_options[i], to);
 }
@@ -58,10 +66,10 @@ static void man_option(const struct ctl_option *o, FILE *to)
     mdoc_text(to, o->doc);
 }
 
-static void man_commands(FILE *to)
+static void man_commands(const struct ctl_section *s, FILE *to)
 {
-    for (size_t i = 0; i < ctl_command_count; i++) {
-        const struct ctl_command *cmd = &ctl_commands[i];
+    for (size_t i = 0; i < s->count; i++) {
+        const struct ctl_command *cmd = &s->commands[i];
 
         fprintf(to, ".It Ic %s", cmd->name);
         fprintf(to, cmd->args[0] ? " Ar %s\n" : "%s\n", cmd->args);
@@ -75,34 +83,54 @@ static void man_commands(FILE *to)
     }
 }
 
+static void man_section(const struct ctl_section *s, FILE *to)
+{
+    fprintf(to, ".Ss %s\n", s->title);
+    if (s->option_count > 0) {
+        fputs("All of these have the options\n.Bl -tag -width Ds\n", to);
+        for (size_t i = 0; i < s->option_count; i++)
+            man_option(s->options[i], to);
+        fputs(".El\n", to);
+    }
+    fputs(".Bl -tag -width Ds\n", to);
+    man_commands(s, to);
+    fputs(".El\n", to);
+}
+
 static void man_begin(FILE *to)
 {
-    fputs(".\\\" Made from the table of commands by redoubt help --man.\n"
-          ".Dd November 22, 2026\n"
-          ".Dt REDOUBT 8\n"
-          ".Os\n"
-          ".Sh NAME\n"
-          ".Nm redoubt\n"
-          ".Nd command line of the Redoubt failover cluster\n"
-          ".Sh SYNOPSIS\n"
-          ".Nm\n"
-          ".Op Ar option ...\n"
-          ".Ar command\n"
-          ".Op Ar argument ...\n"
-          ".Sh DESCRIPTION\n"
-          "A Redoubt cluster is two nodes, of which one is active.\n"
-          ".Nm\n"
-          "works on either node: it talks to the node daemon over its control socket.\n"
-          ".Ic init ,\n"
-          ".Ic check ,\n"
-          ".Ic config\n"
-          "and\n"
-          ".Ic database migrate\n"
-          "need no running daemon.\n"
-          ".Pp\n"
-          "The options for all commands are:\n"
-          ".Bl -tag -width Ds\n",
-          to);
+    fputs(
+        ".\\\" Made from the table of commands by redoubt help --man.\n"
+        ".Dd November 22, 2026\n"
+        ".Dt REDOUBT 8\n"
+        ".Os\n"
+        ".Sh NAME\n"
+        ".Nm redoubt\n"
+        ".Nd command line of the Redoubt failover cluster\n"
+        ".Sh SYNOPSIS\n"
+        ".Nm\n"
+        ".Op Ar option ...\n"
+        ".Ar command\n"
+        ".Op Ar argument ...\n"
+        ".Sh DESCRIPTION\n"
+        "A Redoubt cluster is two nodes, of which one is active.\n"
+        ".Nm\n"
+        "works on either node: it talks to the node daemon over its control socket.\n"
+        ".Ic init ,\n"
+        ".Ic check ,\n"
+        ".Ic config\n"
+        "and\n"
+        ".Ic database migrate\n"
+        "need no running daemon.\n"
+        "The commands for devices and their protection talk to the server of the active\n"
+        "node: there over a socket, from elsewhere over TLS with\n"
+        ".Fl -server .\n"
+        "While the cluster switches they wait and repeat what they asked; nothing is\n"
+        "done twice.\n"
+        ".Pp\n"
+        "The options for all commands are:\n"
+        ".Bl -tag -width Ds\n",
+        to);
 }
 
 static void man_end(FILE *to)
@@ -114,6 +142,8 @@ static void man_end(FILE *to)
         "The configuration.\n"
         ".It Pa /run/redoubt/node.sock\n"
         "The control socket, for root and the group redoubt.\n"
+        ".It Pa /run/redoubt/manager.sock\n"
+        "The server's socket for administrators, for the same.\n"
         ".El\n"
         ".Sh EXIT STATUS\n"
         ".Bl -tag -width Ds\n"
@@ -124,15 +154,16 @@ static void man_end(FILE *to)
         ".It 2\n"
         "The command line is wrong.\n"
         ".It 3\n"
-        "The node daemon cannot be reached.\n"
+        "The node daemon or the server cannot be reached.\n"
         ".It 4\n"
         ".Ic status --check :\n"
         "something is missing, such as a node that is not ready.\n"
         ".It 5\n"
-        ".Ic status --check :\n"
-        "no node is active.\n"
+        "No node is active, or this one is not:\n"
+        ".Ic status --check ,\n"
+        "and commands for devices that gave up waiting.\n"
         ".It 6\n"
-        "The daemon refuses because the present state does not allow it.\n"
+        "It is refused because the present state does not allow it.\n"
         ".El\n"
         ".Sh EXAMPLES\n"
         "Swap the roles before working on the active node, and keep it from taking over\n"
@@ -145,6 +176,12 @@ static void man_end(FILE *to)
         "Let monitoring decide by the exit code:\n"
         ".Pp\n"
         ".Dl redoubt status --check --json\n"
+        ".Pp\n"
+        "Scan a group now and wait for the result:\n"
+        ".Bd -literal -offset indent\n"
+        "redoubt task create look scan --group /Servers --mode full\n"
+        "redoubt task start look --watch\n"
+        ".Ed\n"
         ".Sh SEE ALSO\n"
         ".Xr redoubt.conf 5 ,\n"
         ".Xr redoubt-node 8\n",
@@ -157,11 +194,10 @@ static void man_page(FILE *to)
     for (size_t i = 0; i < ctl_global_option_count; i++)
         man_option(ctl_global_options[i], to);
     fputs(".El\n"
-          ".Sh COMMANDS\n"
-          ".Bl -tag -width Ds\n",
+          ".Sh COMMANDS\n",
           to);
-    man_commands(to);
-    fputs(".El\n", to);
+    for (size_t i = 0; i < CTL_SECTIONS; i++)
+        man_section(ctl_section_at(i), to);
     man_end(to);
 }
 
@@ -179,9 +215,9 @@ int cmd_help(struct ctl *c)
     }
     (void)snprintf(wanted, sizeof(wanted), "%s%s%s", c->argv[0], c->argc > 1 ? " " : "",
                    c->argc > 1 ? c->argv[1] : "");
-    for (size_t i = 0; i < ctl_command_count; i++)
-        if (strcmp(ctl_commands[i].name, wanted) == 0) {
-            ctl_help_command(&ctl_commands[i], stdout);
+    for (size_t i = 0; i < ctl_command_count(); i++)
+        if (strcmp(ctl_command_at(i)->name, wanted) == 0) {
+            ctl_help_command(ctl_command_at(i), stdout);
             return CTL_OK;
         }
     return ctl_usage("there is no command '%s'", wanted);
@@ -191,20 +227,42 @@ int cmd_help(struct ctl *c)
 
 static void complete_options(const struct ctl_command *cmd, FILE *to)
 {
-    for (size_t i = 0; cmd && i < CTL_COMMAND_OPTIONS && cmd->options[i]; i++)
-        fprintf(to, " --%s", cmd->options[i]->name);
+    for (size_t i = 0; cmd && ctl_option_of(cmd, i); i++)
+        fprintf(to, " --%s", ctl_option_of(cmd, i)->name);
     for (size_t i = 0; i < ctl_global_option_count; i++)
         fprintf(to, " --%s", ctl_global_options[i]->name);
 }
 
-/* The second words of "config", or the choices in "on|off". */
+/* The choices in "on|off". */
 static void complete_words(size_t at, FILE *to)
 {
-    const char *args = ctl_commands[at].args;
+    const char *args = ctl_command_at(at)->args;
 
     if (args[0] >= 'a' && args[0] <= 'z')
         for (; *args; args++)
             fputc(*args == '|' ? ' ' : *args, to);
+}
+
+/* Is the command before this one of the same group of two words? */
+static bool same_group(size_t i, const char *name)
+{
+    size_t n = strcspn(name, " ");
+
+    return i > 0 && name[n] && strncmp(ctl_command_at(i - 1)->name, name, n + 1) == 0;
+}
+
+/* At the first command of a group: its second words. */
+static void complete_group(size_t i, FILE *to)
+{
+    const char *name = ctl_command_at(i)->name;
+    size_t n = strcspn(name, " ");
+
+    if (!name[n] || same_group(i, name))
+        return;
+    fprintf(to, "    %.*s) words='%s", (int)n, name, name + n + 1);
+    while (++i < ctl_command_count() && same_group(i, ctl_command_at(i)->name))
+        fprintf(to, " %s", ctl_command_at(i)->name + n + 1);
+    fputs("' ;;\n", to);
 }
 
 int cmd_completion(struct ctl *c)
@@ -215,12 +273,13 @@ int cmd_completion(struct ctl *c)
           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
           "    local i command='' words=''\n"
           "    case $prev in\n"
-          "    -c|--config|--socket) mapfile -t COMPREPLY < <(compgen -f -- \"$cur\"); "
+          "    -c|--config|--socket|-f|--file|--ca|--token-file) mapfile -t COMPREPLY < "
+          "<(compgen -f -- \"$cur\"); "
           "return ;;\n"
           "    esac\n"
           "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
           "        case ${COMP_WORDS[i]} in\n"
-          "        -c|--config|--socket) ((i++)) ;;\n"
+          "        -c|--config|--socket|--file|--ca|--token-file|--server) ((i++)) ;;\n"
           "        -*) ;;\n"
           "        *) command+=${command:+ }${COMP_WORDS[i]} ;;\n"
           "        esac\n"
@@ -228,28 +287,27 @@ int cmd_completion(struct ctl *c)
           "    case $command in\n"
           "    '') words='",
           stdout);
-    for (size_t i = 0; i < ctl_command_count; i++) {
-        const char *name = ctl_commands[i].name;
+    for (size_t i = 0; i < ctl_command_count(); i++) {
+        const char *name = ctl_command_at(i)->name;
         size_t n = strcspn(name, " ");
 
         /* The first word of a group once. */
-        if (i == 0 || strncmp(ctl_commands[i - 1].name, name, n) != 0 || !name[n])
+        if (!same_group(i, name))
             printf("%s%.*s", i ? " " : "", (int)n, name);
     }
     complete_options(NULL, stdout);
     fputs("' ;;\n", stdout);
-    for (size_t i = 0; i < ctl_command_count; i++) {
-        const char *name = ctl_commands[i].name;
+    for (size_t i = 0; i < ctl_command_count(); i++) {
+        const char *name = ctl_command_at(i)->name;
 
         printf("    '%s'*) words='", name);
         complete_words(i, stdout);
-        complete_options(&ctl_commands[i], stdout);
+        complete_options(ctl_command_at(i), stdout);
         fputs("' ;;\n", stdout);
     }
-    fputs("    config) words='check show reference' ;;\n"
-          "    database) words='migrate' ;;\n"
-          "    lease) words='adopt' ;;\n"
-          "    esac\n"
+    for (size_t i = 0; i < ctl_command_count(); i++)
+        complete_group(i, stdout);
+    fputs("    esac\n"
           "    mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n"
           "}\n"
           "complete -F _redoubt redoubt\n",

@@ -1,4 +1,4 @@
-#include "app/ctl/ctl.h"
+#include "app/ctl/manage.h"
 
 #include <stdarg.h>
 #include <unistd.h>
@@ -27,7 +27,9 @@ int ctl_fail(struct ctl *c, int exit, const struct ctl_problem *p)
         return exit;
     }
     (void)fflush(stdout); /* in order, where both go to one terminal */
-    fprintf(stderr, "redoubt: %s\n", p->title);
+    fputs("redoubt: ", stderr);
+    (void)put_safe(stderr, p->title);
+    fputc('\n', stderr);
     if (p->text && p->text[0])
         ctl_paragraph(stderr, 2, p->text);
     if (p->suggestion && p->suggestion[0]) {
@@ -124,6 +126,14 @@ bool ctl_confirm(const struct ctl *c, const char *question)
     return fgets(answer, sizeof(answer), stdin) && (answer[0] == 'y' || answer[0] == 'Y');
 }
 
+static int put_word(FILE *to, const char *word, int bytes)
+{
+    char buf[256];
+
+    (void)snprintf(buf, sizeof(buf), "%.*s", bytes, word);
+    return put_safe(to, buf);
+}
+
 void ctl_paragraph(FILE *to, int indent, const char *text)
 {
     int column = 0;
@@ -131,14 +141,17 @@ void ctl_paragraph(FILE *to, int indent, const char *text)
     while (*text) {
         int word = (int)strcspn(text, " \n");
 
+        word = word < 255 ? word : 255; /* no word is as long */
+
         if (column > 0 && column + 1 + word > 78) {
             fputc('\n', to);
             column = 0;
         }
         if (column == 0)
-            column = fprintf(to, "%*s%.*s", indent, "", word, text);
+            column = fprintf(to, "%*s", indent, "");
         else
-            column += fprintf(to, " %.*s", word, text);
+            column += fprintf(to, " ");
+        column += put_word(to, text, word);
         text += word;
         text += strspn(text, " \n");
     }

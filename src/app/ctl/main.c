@@ -1,10 +1,11 @@
 #include <getopt.h>
+#include <locale.h>
 #include <unistd.h>
 
 #include "app/ctl/ctl.h"
 #include "base/mac.h"
 
-enum { OPTIONS_MAX = 16, LONG_ONLY = 256 };
+enum { OPTIONS_MAX = 40, LONG_ONLY = 256 };
 
 /* What getopt needs, made from the tables. */
 struct option_set {
@@ -44,11 +45,19 @@ static bool set_option(struct ctl_options *opt, const struct ctl_option *o,
                        const char *value)
 {
     char *at = (char *)opt + o->offset;
+    struct ctl_list *list = (struct ctl_list *)(void *)at;
     uint64_t number;
 
     switch (o->kind) {
     case CTL_FLAG: memcpy(at, &(bool){ true }, sizeof(bool)); return true;
     case CTL_TEXT: memcpy(at, &value, sizeof(value)); return true;
+    case CTL_LIST:
+        if (list->count == CTL_LIST_MAX) {
+            (void)ctl_usage("--%s can be given %d times at most", o->name, CTL_LIST_MAX);
+            return false;
+        }
+        list->at[list->count++] = value;
+        return true;
     case CTL_NUMBER:
         if (!str_u64(str_of(value), 100000, &number) || number == 0) {
             (void)ctl_usage("--%s must be a number from 1 to 100000, not '%s'", o->name,
@@ -72,8 +81,8 @@ static bool parse_options(struct ctl *c, const struct ctl_command *cmd)
         set.letters[0] = '\0'; /* options may stand behind the arguments */
     for (size_t i = 0; i < ctl_global_option_count; i++)
         add_option(&set, ctl_global_options[i]);
-    for (size_t i = 0; cmd && i < CTL_COMMAND_OPTIONS && cmd->options[i]; i++)
-        add_option(&set, cmd->options[i]);
+    for (size_t i = 0; cmd && ctl_option_of(cmd, i); i++)
+        add_option(&set, ctl_option_of(cmd, i));
     optind = 0; /* GNU: start anew */
     while ((got = getopt_long(c->argc, c->argv, set.letters, set.longs, &index)) != -1) {
         const struct ctl_option *o = option_of(&set, got);
@@ -93,8 +102,8 @@ static bool parse_options(struct ctl *c, const struct ctl_command *cmd)
 /* The command that one or two words name; *ret_words. */
 static const struct ctl_command *find_command(int argc, char **argv, int *ret_words)
 {
-    for (size_t i = 0; i < ctl_command_count; i++) {
-        const char *name = ctl_commands[i].name, *blank = strchr(name, ' ');
+    for (size_t i = 0; i < ctl_command_count(); i++) {
+        const char *name = ctl_command_at(i)->name, *blank = strchr(name, ' ');
         size_t first = blank ? (size_t)(blank - name) : strlen(name);
 
         if (strlen(argv[0]) != first || strncmp(argv[0], name, first) != 0)
@@ -102,7 +111,7 @@ static const struct ctl_command *find_command(int argc, char **argv, int *ret_wo
         if (blank && (argc < 2 || strcmp(argv[1], blank + 1) != 0))
             continue;
         *ret_words = blank ? 2 : 1;
-        return &ctl_commands[i];
+        return ctl_command_at(i);
     }
     return NULL;
 }
@@ -112,8 +121,8 @@ static int no_such_command(const struct ctl *c)
 {
     bool group = false;
 
-    for (size_t i = 0; i < ctl_command_count; i++) {
-        const char *name = ctl_commands[i].name;
+    for (size_t i = 0; i < ctl_command_count(); i++) {
+        const char *name = ctl_command_at(i)->name;
         size_t n = strlen(c->argv[0]);
 
         if (strncmp(name, c->argv[0], n) != 0 || name[n] != ' ')
@@ -159,6 +168,8 @@ int main(int argc, char **argv)
 
     c.argc = argc;
     c.argv = argv;
+    /* Names are UTF-8 whatever the terminal says; without it they are shown as bytes. */
+    (void)setlocale(LC_CTYPE, "C.UTF-8");
     if (mac_start() != ERR_OK)
         return ctl_usage("libsodium does not work on this machine");
     if (!parse_options(&c, NULL))

@@ -2,8 +2,11 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "base/str.h"
 
 struct sink {
     struct http_answer *answer;
@@ -44,14 +47,56 @@ static enum err why_not_connected(const char *path, struct err_info *info)
     return err_set(info, ERR_CLOSED, 0, "%s: nobody listens there", path);
 }
 
+static size_t on_header(char *data, size_t one, size_t n, void *arg)
+{
+    static const char name[] = "etag:";
+    struct http_answer *a = arg;
+    struct str v = { data, n };
+
+    (void)one; /* always 1 */
+    if (n < sizeof(name) || strncasecmp(data, name, sizeof(name) - 1) != 0)
+        return n;
+    v.p += sizeof(name) - 1;
+    v.n -= sizeof(name) - 1;
+    while (v.n > 0 && (v.p[0] == ' ' || v.p[0] == '\t')) {
+        v.p++;
+        v.n--;
+    }
+    while (v.n > 0 && (unsigned char)v.p[v.n - 1] <= ' ')
+        v.n--;
+    if (!str_copy(a->etag, sizeof(a->etag), v))
+        a->etag[0] = '\0'; /* not one of ours */
+    return n;
+}
+
+/* Why nothing was sent. */
+static enum err not_connected(CURLcode c, const struct http_call *call,
+                              struct err_info *info)
+{
+    if (call->unix_path)
+        return why_not_connected(call->unix_path, info);
+    if (c == CURLE_COULDNT_RESOLVE_HOST)
+        return err_set(info, ERR_NOT_FOUND, 0, "%s: the name is not known", call->server);
+    if (c == CURLE_PEER_FAILED_VERIFICATION)
+        return err_set(info, ERR_FOREIGN, 0,
+                       "%s: its certificate does not verify with %s", call->server,
+                       call->ca_file ? call->ca_file : "the system's CAs");
+    if (c == CURLE_SSL_CACERT_BADFILE)
+        return err_set(info, ERR_CONFIG, 0, "%s holds no CA certificate", call->ca_file);
+    return err_set(info, ERR_CLOSED, 0, "%s: %s", call->server, curl_easy_strerror(c));
+}
+
 static enum err perform(CURL *curl, const struct http_call *call, struct sink *sink,
                         struct err_info *info)
 {
     CURLcode c = curl_easy_perform(curl);
     long status = 0;
 
-    if (c == CURLE_COULDNT_CONNECT)
-        return why_not_connected(call->unix_path, info);
+    if (c == CURLE_COULDNT_CONNECT || c == CURLE_COULDNT_RESOLVE_HOST ||
+        c == CURLE_PEER_FAILED_VERIFICATION || c == CURLE_SSL_CACERT_BADFILE ||
+        c == CURLE_SSL_CONNECT_ERROR)
+        return not_connected(c, call, info);
+    sink->answer->sent = true;
     if (c == CURLE_OPERATION_TIMEDOUT)
         return err_set(info, ERR_TIMEOUT, 0, "%s %s: no answer within %u ms",
                        call->method, call->path, call->timeout_ms);
@@ -70,7 +115,16 @@ static bool set_options(CURL *curl, const struct http_call *call, const char *ur
     bool ok = true;
 
     ok &= curl_easy_setopt(curl, CURLOPT_URL, url) == CURLE_OK;
-    ok &= curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, call->unix_path) == CURLE_OK;
+    if (call->unix_path)
+        ok &=
+            curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, call->unix_path) == CURLE_OK;
+    else
+        ok &= curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2) ==
+              CURLE_OK;
+    if (call->ca_file)
+        ok &= curl_easy_setopt(curl, CURLOPT_CAINFO, call->ca_file) == CURLE_OK;
+    ok &= curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, 5000L) == CURLE_OK;
+    ok &= curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)call->timeout_ms) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_PROXY, "") == CURLE_OK;
@@ -91,11 +145,13 @@ enum err http_call(const struct http_call *call, struct http_answer *out,
                    struct err_info *info)
 {
     struct sink sink = { .answer = out };
-    char url[512];
+    char url[HTTP_PATH_MAX + 300];
     enum err e;
 
     *out = (struct http_answer){ .body = calloc(1, 1) };
-    int n = snprintf(url, sizeof(url), "http://redoubt%s", call->path);
+    int n = call->unix_path
+                ? snprintf(url, sizeof(url), "http://redoubt%s", call->path)
+                : snprintf(url, sizeof(url), "https://%s%s", call->server, call->path);
 
     if (n < 0 || (size_t)n >= sizeof(url))
         return err_set(info, ERR_LIMIT, 0, "the path is too long");
@@ -103,8 +159,16 @@ enum err http_call(const struct http_call *call, struct http_answer *out,
     /* No "Expect: 100-continue": it would cost a round trip. */
     struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
 
+    for (size_t i = 0; headers && call->headers && call->headers[i]; i++) {
+        struct curl_slist *more = curl_slist_append(headers, call->headers[i]);
+
+        if (!more)
+            curl_slist_free_all(headers);
+        headers = more;
+    }
     if (!curl || !headers || !out->body || !set_options(curl, call, url, headers) ||
-        curl_easy_setopt(curl, CURLOPT_WRITEDATA, &sink) != CURLE_OK)
+        curl_easy_setopt(curl, CURLOPT_WRITEDATA, &sink) != CURLE_OK ||
+        curl_easy_setopt(curl, CURLOPT_HEADERDATA, out) != CURLE_OK)
         e = err_set(info, ERR_MEMORY, 0, "prepare the request");
     else
         e = perform(curl, call, &sink, info);
