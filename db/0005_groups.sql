@@ -4,7 +4,7 @@
 -- A device is in one group; groups are a tree.  Each group has a policy (settings, each of
 -- which may be locked for the groups below).  What follows from all that for a group is
 -- written to redoubt.effective in the transaction of the change, so that workers only read.
--- docs/policies.md has the rules in words.
+-- docs/policies.md has the rules in words; the API is in 0011_groups_api.sql.
 
 -- --- the catalogue of settings ---------------------------------------------------------------
 
@@ -360,22 +360,305 @@ BEGIN
     RETURN n;
 END $$;
 
--- --- status (first words; the rules follow below) --------------------------------------------
+-- Tells the workers, when this is committed, to look at these devices anew.
+CREATE FUNCTION redoubt.device_moved(ids uuid[]) RETURNS void LANGUAGE sql VOLATILE AS $$
+    SELECT pg_notify('redoubt', json_build_object('t', 'device', 'd', m.id)::text)
+    FROM unnest(ids) AS m (id)
+$$;
 
-CREATE FUNCTION redoubt.judge_devices(ids uuid[]) RETURNS bigint LANGUAGE plpgsql AS $$
+-- --- rules that move devices -----------------------------------------------------------------
+
+CREATE TABLE redoubt.move_rule (
+    position integer PRIMARY KEY,
+    tag      text,
+    address  inet,
+    os       text,
+    group_id uuid NOT NULL REFERENCES redoubt.device_group (id),
+    override boolean NOT NULL DEFAULT false,
+    CHECK (tag IS NOT NULL OR address IS NOT NULL OR os IS NOT NULL)
+);
+COMMENT ON TABLE redoubt.move_rule IS
+    'A device belongs to the group of the first rule of which all that is given holds.';
+COMMENT ON COLUMN redoubt.move_rule.os IS
+    'os.type of the device, or a part of its os.description; upper and lower case alike.';
+COMMENT ON COLUMN redoubt.move_rule.override IS
+    'Moves also devices that an administrator put into their group.';
+CREATE INDEX move_rule_by_group ON redoubt.move_rule (group_id);
+
+CREATE TABLE redoubt.rule_list (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version    bigint NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE redoubt.rule_list IS 'The version of all of redoubt.move_rule.';
+INSERT INTO redoubt.rule_list (version) VALUES (1);
+
+CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.move_rule
+    FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
+CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.rule_list
+    FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
+
+-- A text out of a description; agents that nobody here wrote may send anything.
+CREATE FUNCTION redoubt.fact_text(description jsonb, key text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN jsonb_typeof(description -> 'non_identifying' -> key) = 'string'
+                THEN description -> 'non_identifying' ->> key END
+$$;
+
+-- Moves devices to where the rules want them.  Their rows are locked.
+CREATE FUNCTION redoubt.apply_rules(ids uuid[]) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    moved uuid[];
 BEGIN
-    PERFORM redoubt.check_epoch();
-    RETURN 0;
+    IF NOT EXISTS (SELECT FROM redoubt.move_rule) THEN
+        RETURN 0;
+    END IF;
+    WITH wanted AS (
+        SELECT d.id, r.group_id
+        FROM redoubt.device d
+        CROSS JOIN LATERAL (
+            SELECT m.group_id, m.override FROM redoubt.move_rule m
+            WHERE (m.tag IS NULL OR m.tag = ANY (d.tags))
+              AND (m.address IS NULL OR d.address <<= m.address)
+              AND (m.os IS NULL
+                   OR lower(redoubt.fact_text(d.description, 'os.type')) = lower(m.os)
+                   OR strpos(lower(redoubt.fact_text(d.description, 'os.description')),
+                             lower(m.os)) > 0)
+              AND (m.override OR NOT d.group_by_hand)
+            ORDER BY m.position LIMIT 1) r
+        WHERE d.id = ANY (ids) AND d.group_id <> r.group_id
+    ), done AS (
+        UPDATE redoubt.device d
+        SET group_id = w.group_id, group_by_hand = false, version = d.version + 1
+        FROM wanted w WHERE d.id = w.id
+        RETURNING d.id)
+    SELECT array_agg(x.id) INTO moved FROM done x;
+    PERFORM redoubt.device_moved(moved);
+    RETURN coalesce(cardinality(moved), 0);
 END $$;
 
-CREATE FUNCTION redoubt.judge_stale(most integer) RETURNS bigint LANGUAGE plpgsql AS $$
+-- --- the status of a device ------------------------------------------------------------------
+
+-- A whole number out of a description, as a time or count may be; NULL if it is none.
+CREATE FUNCTION redoubt.fact_number(description jsonb, key text) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN jsonb_typeof(v) = 'number' AND v::text ~ '^[0-9]{1,11}$'
+                THEN v::text::bigint END
+    FROM (SELECT description -> 'non_identifying' -> key) AS f (v)
+$$;
+
+-- How bad it is when something has an age: warning and critical after hours (0: never), and
+-- when that changes by time alone.
+CREATE FUNCTION redoubt.judge_age(since timestamptz, warning_h integer, critical_h integer,
+                                  OUT severity text, OUT hours integer, OUT due timestamptz)
+LANGUAGE sql STABLE AS $$
+    WITH t AS (
+        SELECT CASE WHEN warning_h > 0 THEN since + make_interval(hours => warning_h) END AS w,
+               CASE WHEN critical_h > 0 THEN since + make_interval(hours => critical_h) END AS c)
+    SELECT CASE WHEN t.c <= now() THEN 'critical' WHEN t.w <= now() THEN 'warning' END,
+           CASE WHEN t.c <= now() THEN critical_h WHEN t.w <= now() THEN warning_h END,
+           least(CASE WHEN t.w > now() AND (t.c > now()) IS NOT FALSE THEN t.w END,
+                 CASE WHEN t.c > now() THEN t.c END)
+    FROM t
+$$;
+
+-- All that is wrong with these devices: a row for each reason, its severity as the policy of
+-- the device says; and rows without an id for when to look again.
+CREATE FUNCTION redoubt.reasons_of(ids uuid[])
+RETURNS TABLE (device uuid, rank integer, id text, severity text, words text, due timestamptz)
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
 BEGIN
-    PERFORM redoubt.check_epoch();
-    RETURN 0;
+    RETURN QUERY
+    WITH f AS (
+        SELECT d.id, d.state, d.last_seen, d.policy_state, d.policy_error,
+               d.description IS NOT NULL AS told,
+               redoubt.fact_text(d.description, 'protection.engine') AS engine,
+               redoubt.fact_text(d.description, 'protection.realtime') AS realtime,
+               redoubt.fact_text(d.description, 'protection.licence') AS licence,
+               redoubt.fact_number(d.description, 'protection.signatures.built') AS built,
+               redoubt.fact_number(d.description, 'protection.last_scan') AS scanned,
+               redoubt.fact_number(d.description, 'protection.threats_open') AS threats,
+               e.settings ->> 'status.engine_down' AS engine_down,
+               e.settings ->> 'status.realtime_off' AS realtime_off,
+               e.settings ->> 'status.licence_missing' AS licence_missing,
+               e.settings ->> 'status.threat' AS threat,
+               (e.settings ->> 'status.signatures_warning_h')::integer AS sign_w,
+               (e.settings ->> 'status.signatures_critical_h')::integer AS sign_c,
+               (e.settings ->> 'status.scan_warning_days')::integer AS scan_w,
+               (e.settings ->> 'status.unseen_warning_h')::integer AS unseen_w,
+               (e.settings ->> 'status.unseen_critical_h')::integer AS unseen_c
+        FROM redoubt.device d JOIN redoubt.effective e ON e.group_id = d.group_id
+        WHERE d.id = ANY (ids))
+    SELECT f.id, r.* FROM f CROSS JOIN LATERAL (
+        SELECT 1, 'not_managed', 'unknown',
+               CASE f.state WHEN 'revoked' THEN 'The device was revoked.'
+                            ELSE 'The device waits for approval.' END, NULL::timestamptz
+        WHERE f.state <> 'active'
+        UNION ALL
+        SELECT 2, 'threat', f.threat, CASE f.threats WHEN 1 THEN 'A threat was not cured.'
+               ELSE format('%s threats were not cured.', f.threats) END, NULL
+        WHERE f.threats > 0 AND f.state = 'active'
+        UNION ALL
+        SELECT 3, 'engine_down', f.engine_down, 'The engine does not run.', NULL
+        WHERE f.engine = 'down' AND f.state = 'active'
+        UNION ALL
+        SELECT 4, 'signatures_missing', CASE WHEN f.sign_c > 0 THEN 'critical'
+                                             WHEN f.sign_w > 0 THEN 'warning' END,
+               'The engine has no signatures.', NULL
+        WHERE f.engine IS NOT NULL AND f.built = 0 AND f.state = 'active'
+        UNION ALL
+        SELECT 5, CASE WHEN a.severity IS NOT NULL THEN 'signatures_old' END, a.severity,
+               format('The signatures are older than %s hours.', a.hours), a.due
+        FROM redoubt.judge_age(to_timestamp(nullif(f.built, 0)), f.sign_w, f.sign_c) a
+        WHERE f.state = 'active'
+        UNION ALL
+        SELECT 6, 'realtime_off', f.realtime_off, CASE f.realtime
+                   WHEN 'failed' THEN 'Real-time protection has failed.'
+                   ELSE 'Real-time protection is off.' END, NULL
+        WHERE f.realtime IN ('off', 'failed') AND f.state = 'active'
+        UNION ALL
+        SELECT 7, 'licence_missing', f.licence_missing, CASE f.licence
+                   WHEN 'expired' THEN 'The licence has expired.'
+                   ELSE 'There is no licence.' END, NULL
+        WHERE f.licence IN ('missing', 'expired') AND f.state = 'active'
+        UNION ALL
+        SELECT 8, CASE WHEN a.severity IS NOT NULL THEN 'scan_old' END, a.severity,
+               CASE f.scanned WHEN 0 THEN 'The device was never scanned.'
+                    ELSE format('The last scan is older than %s days.', f.scan_w) END, a.due
+        FROM redoubt.judge_age(to_timestamp(f.scanned), f.scan_w * 24, 0) a
+        WHERE f.state = 'active'
+        UNION ALL
+        SELECT 9, CASE WHEN a.severity IS NOT NULL THEN 'unseen' END, a.severity,
+               format('The device was not heard of for more than %s hours.', a.hours), a.due
+        FROM redoubt.judge_age(f.last_seen, f.unseen_w, f.unseen_c) a
+        WHERE f.state = 'active'
+        UNION ALL
+        SELECT 10, 'policy_failed', 'warning',
+               'The policy could not be applied: ' || f.policy_error, NULL
+        WHERE f.policy_state = 'failed' AND f.state = 'active'
+        UNION ALL
+        SELECT 11, 'policy_drift', 'warning',
+               'The settings were changed on the device itself.', NULL
+        WHERE f.policy_state = 'drift' AND f.state = 'active'
+        UNION ALL
+        SELECT 12, 'no_facts', 'unknown', CASE WHEN f.told
+                   THEN 'The agent tells nothing of the protection.'
+                   ELSE 'The device has not reported yet.' END, NULL
+        WHERE f.engine IS NULL AND f.state = 'active') r;
 END $$;
 
+-- The status of these devices, and when it may change by time alone.
+CREATE FUNCTION redoubt.verdicts(ids uuid[])
+RETURNS TABLE (id uuid, status text, reasons jsonb, due timestamptz)
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT d.id,
+           CASE WHEN bool_or(r.severity = 'critical') THEN 'critical'
+                WHEN bool_or(r.severity = 'warning') THEN 'warning'
+                WHEN bool_or(r.severity = 'unknown') THEN 'unknown'
+                ELSE 'ok' END,
+           coalesce(jsonb_agg(jsonb_build_object('id', r.id, 'text', r.words,
+                                                 'severity', r.severity) ORDER BY r.rank)
+                    FILTER (WHERE r.id IS NOT NULL
+                                  AND r.severity IN ('critical', 'warning', 'unknown')), '[]'),
+           min(r.due)
+    FROM unnest(ids) AS d (id)
+    LEFT JOIN redoubt.reasons_of(ids) r ON r.device = d.id
+    GROUP BY d.id;
+END $$;
+
+-- Judges these devices anew: the rules may move them, then their status is what the facts and
+-- the policy of their group say.  A change of it is an event.  Returns how many changed.
+CREATE FUNCTION redoubt.judge_devices(ids uuid[]) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    changed bigint;
+BEGIN
+    PERFORM redoubt.check_epoch();
+    PERFORM 1 FROM redoubt.device d WHERE d.id = ANY (ids) ORDER BY d.id FOR NO KEY UPDATE;
+    PERFORM redoubt.apply_rules(ids);
+    WITH done AS (
+        UPDATE redoubt.device d
+        SET status = v.status, reasons = v.reasons, status_due = v.due,
+            status_at = CASE WHEN v.status <> d.status THEN now() ELSE d.status_at END
+        FROM redoubt.verdicts(ids) v JOIN redoubt.device o ON o.id = v.id
+        WHERE d.id = v.id AND (d.status, d.reasons, d.status_due)
+                              IS DISTINCT FROM (v.status, v.reasons, v.due)
+        RETURNING d.id, o.status AS before, d.status, d.reasons
+    ), said AS (
+        SELECT redoubt.event_add(x.id, 'protection_changed',
+                   CASE x.status WHEN 'critical' THEN 'critical' WHEN 'warning' THEN 'warning'
+                                 ELSE 'info' END,
+                   jsonb_build_object('before', x.before, 'status', x.status,
+                                      'reasons', x.reasons))
+        FROM done x WHERE x.before <> x.status)
+    SELECT count(*) INTO changed FROM said;
+    RETURN changed;
+END $$;
+
+-- Judges devices whose status may have changed by time, by their policy or by the rules; at
+-- most this many.  A device that somebody works on has its turn the next time.
+CREATE FUNCTION redoubt.judge_stale(most integer) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    ids uuid[];
+BEGIN
+    PERFORM redoubt.check_epoch();
+    SELECT array_agg(x.id) INTO ids
+    FROM (SELECT d.id FROM redoubt.device d WHERE d.status_due <= now()
+          ORDER BY d.status_due LIMIT most FOR NO KEY UPDATE SKIP LOCKED) x;
+    IF ids IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM redoubt.judge_devices(ids);
+    RETURN cardinality(ids);
+END $$;
+
+-- What decides over a status, and is changed by others than device_exchange.
+CREATE FUNCTION redoubt.judge_later() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.status_due := now();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER judge_later BEFORE UPDATE ON redoubt.device FOR EACH ROW
+    WHEN (OLD.state <> NEW.state OR OLD.group_id <> NEW.group_id OR OLD.tags <> NEW.tags)
+    EXECUTE FUNCTION redoubt.judge_later();
+
+-- --- what devices say of their policy --------------------------------------------------------
+
+-- "policy": {"hash", "state": "applying" | "applied" | "failed", "error"}.  An agent that finds
+-- its settings changed on the device says "failed" with an error that begins with "drift",
+-- and "applied" when it has put them right.
 CREATE FUNCTION redoubt.x_policy(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
+    PERFORM redoubt.check_epoch();
+    UPDATE redoubt.device d
+    SET policy_hash = said.hash, policy_state = said.state, policy_error = said.error,
+        policy_at = now()
+    FROM (SELECT DISTINCT ON (1) (i.item ->> 'device')::uuid AS id,
+                 CASE WHEN p.p ->> 'hash' ~ '^[0-9a-f]{64}$' THEN p.p ->> 'hash' ELSE '' END
+                     AS hash,
+                 CASE WHEN p.p ->> 'state' = 'failed'
+                           AND p.p ->> 'error' ILIKE 'drift%' THEN 'drift'
+                      WHEN p.p ->> 'state' IN ('applying', 'applied', 'failed', 'drift')
+                           THEN p.p ->> 'state'
+                      ELSE 'none' END AS state,
+                 CASE WHEN p.p ->> 'state' IN ('failed', 'drift')
+                      THEN left(coalesce(p.p ->> 'error', ''), 500) ELSE '' END AS error
+          FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
+          CROSS JOIN LATERAL (SELECT i.item -> 'policy') AS p (p)
+          WHERE jsonb_typeof(p.p) = 'object'
+          ORDER BY 1, i.n DESC) said
+    WHERE d.id = said.id AND (d.policy_hash, d.policy_state, d.policy_error)
+                             IS DISTINCT FROM (said.hash, said.state, said.error);
     RETURN;
 END $$;
+
+-- What is to be shown: "applied" counts only for the policy that it should have now.
+CREATE FUNCTION redoubt.policy_state(d redoubt.device, wanted text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN d.policy_state IN ('applied', 'failed') AND d.policy_hash <> wanted
+                THEN 'applying' ELSE d.policy_state END
+$$;
