@@ -45,7 +45,8 @@ static void on_changed(void *arg)
 }
 
 /* What the manager would answer to a request. */
-static struct ca_pem issued(const struct ca_pem *csr, const struct uuid *id, uint32_t days)
+static struct ca_pem issued(const struct ca_pem *csr, const struct uuid *id,
+                            uint32_t days)
 {
     struct ca_csr *r = NULL;
     struct ca_issued out;
@@ -77,7 +78,8 @@ static void enrolled(uint32_t days)
     assert_int_equal(identity_write(t.conf.key, ca_pem_str(&key), 0600, NULL), ERR_OK);
     assert_int_equal(identity_write(t.conf.certificate, ca_pem_str(&crt), 0644, NULL),
                      ERR_OK);
-    assert_int_equal(identity_write(t.conf.ca, ca_pem_str(&t.ca_crt), 0644, NULL), ERR_OK);
+    assert_int_equal(identity_write(t.conf.ca, ca_pem_str(&t.ca_crt), 0644, NULL),
+                     ERR_OK);
 }
 
 static int make(void **state)
@@ -90,8 +92,8 @@ static int make(void **state)
     (void)snprintf(t.conf.key, CONF_PATH, "%s/in/device.key", t.folder);
     (void)snprintf(t.conf.ca, CONF_PATH, "%s/in/ca.pem", t.folder);
     assert_int_equal(ca_create("Test", &t.ca_crt, &t.ca_key, NULL), ERR_OK);
-    assert_int_equal(
-        ca_load(ca_pem_str(&t.ca_crt), ca_pem_str(&t.ca_key), &t.ca, NULL), ERR_OK);
+    assert_int_equal(ca_load(ca_pem_str(&t.ca_crt), ca_pem_str(&t.ca_key), &t.ca, NULL),
+                     ERR_OK);
     t.now = time(NULL);
     enrolled(90);
     return 0;
@@ -255,12 +257,15 @@ static void foreign_certificates_are_not_tried(void **state)
     assert_int_equal(ca_key_new(&key, NULL), ERR_OK);
     assert_int_equal(ca_csr_new(ca_pem_str(&key), "", &own, &csr, NULL), ERR_OK);
     crt = issued(&csr, &own, 90);
-    assert_int_equal(identity_offered(t.i, ca_pem_str(&crt), &why), ERR_DENIED); /* unasked */
+    assert_int_equal(identity_offered(t.i, ca_pem_str(&crt), &why),
+                     ERR_DENIED); /* unasked */
     identity_accepted(t.i, t.now + 61 * day);
-    assert_int_equal(identity_offered(t.i, ca_pem_str(&crt), &why), ERR_DENIED); /* its key */
+    assert_int_equal(identity_offered(t.i, ca_pem_str(&crt), &why),
+                     ERR_DENIED); /* its key */
     assert_int_equal(ca_csr_new(ca_pem_str(&key), "", &clone, &csr, NULL), ERR_OK);
     crt = issued(&csr, &clone, 90);
-    assert_int_equal(identity_offered(t.i, ca_pem_str(&crt), &why), ERR_DENIED); /* its id */
+    assert_int_equal(identity_offered(t.i, ca_pem_str(&crt), &why),
+                     ERR_DENIED); /* its id */
     assert_int_equal(ca_create("Other", &other_crt, &other_key, NULL), ERR_OK);
     assert_int_equal(
         ca_load(ca_pem_str(&other_crt), ca_pem_str(&other_key), &other, NULL), ERR_OK);

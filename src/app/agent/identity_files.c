@@ -101,7 +101,8 @@ enum err identity_check(struct str certificate, struct str key, const char *ca_p
     struct ca_pem ca;
     enum err e = identity_read(ca_path, &ca, info);
 
-    return e == ERR_OK ? ca_certificate_check(certificate, key, ca_pem_str(&ca), info) : e;
+    return e == ERR_OK ? ca_certificate_check(certificate, key, ca_pem_str(&ca), info)
+                       : e;
 }
 
 static void beside(char *out, size_t size, const char *path)

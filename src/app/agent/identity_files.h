@@ -29,8 +29,9 @@ MUST_USE enum err identity_load(const struct conf_agent *conf, struct ca_certifi
 /* Is the certificate of this key, and signed by the authority in this file? */
 MUST_USE enum err identity_check(struct str certificate, struct str key,
                                  const char *ca_path, struct err_info *info);
-MUST_USE enum err identity_write_new(const struct conf_agent *conf, struct str certificate,
-                                     struct str key, struct err_info *info);
+MUST_USE enum err identity_write_new(const struct conf_agent *conf,
+                                     struct str certificate, struct str key,
+                                     struct err_info *info);
 /* out: what the new certificate says. */
 MUST_USE enum err identity_commit(const struct conf_agent *conf,
                                   struct ca_certificate *out, struct err_info *info);

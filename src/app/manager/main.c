@@ -29,6 +29,7 @@ static const char usage[] =
     "  -c, --config FILE  the configuration (default: $REDOUBT_CONF, or\n"
     "                     " CONF_DEFAULT_PATH ")\n"
     "  -n, --check        check configuration and certificates, and exit\n"
+    "  -r, --routes       list the API: method, address, least role, query; and exit\n"
     "  -h, --help         print this text\n"
     "  -V, --version      print the version\n"
     "\n"
@@ -299,21 +300,33 @@ static void stop(struct manager *m)
     free(m);
 }
 
+static int print_routes(void)
+{
+    const struct route *r;
+
+    for (size_t i = 0; (r = route_at(i)); i++)
+        if (printf("%s %s %s %s\n", r->method, r->pattern, r->role ? r->role : "public",
+                   r->query) < 0)
+            return 1;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
-    static const struct option options[] = { { "config", required_argument, NULL, 'c' },
-                                             { "check", no_argument, NULL, 'n' },
-                                             { "help", no_argument, NULL, 'h' },
-                                             { "version", no_argument, NULL, 'V' },
-                                             { 0 } };
+    static const struct option options[] = {
+        { "config", required_argument, NULL, 'c' }, { "check", no_argument, NULL, 'n' },
+        { "routes", no_argument, NULL, 'r' },       { "help", no_argument, NULL, 'h' },
+        { "version", no_argument, NULL, 'V' },      { 0 }
+    };
     const char *path = NULL;
     bool check = false;
     int opt;
 
-    while ((opt = getopt_long(argc, argv, "c:nhV", options, NULL)) != -1) {
+    while ((opt = getopt_long(argc, argv, "c:nrhV", options, NULL)) != -1) {
         switch (opt) {
         case 'c': path = optarg; break;
         case 'n': check = true; break;
+        case 'r': return print_routes();
         case 'h': return fputs(usage, stdout) < 0;
         case 'V': return printf("redoubt-manager %s\n", REDOUBT_VERSION) < 0;
         default: return 64;

@@ -24,16 +24,16 @@ static const struct route table[] = {
 
     GET("/v1/status", "api_status", ""),
 
-    GET("/v1/devices", "api_devices_list", "group state status tag q connected " PAGE),
+    GET("/v1/devices", "api_devices_list", "group subgroups state status policy tag q connected " PAGE),
     GET("/v1/devices/{id}", "api_device_get", ""),
     WRITE("PATCH", "/v1/devices/{id}", "api_device_patch", OPERATOR, BODY_NEEDED, "", "api_device_get"),
-    WRITE("DELETE", "/v1/devices/{id}", "api_device_delete", OPERATOR, BODY_NONE, "", "api_device_get"),
+    WRITE("DELETE", "/v1/devices/{id}", "api_device_delete", ADMINISTRATOR, BODY_NONE, "", "api_device_get"),
     GET("/v1/devices/{id}/policy", "api_device_policy", ""),
-    GET("/v1/devices/{id}/quarantine", "api_device_quarantine", PAGE),
+    GET("/v1/devices/{id}/quarantine", "api_device_quarantine", "state " PAGE),
     WRITE("POST", "/v1/devices/{id}/approve", "api_device_approve", ADMINISTRATOR, BODY_OPTIONAL, "", NULL),
     WRITE("POST", "/v1/devices/{id}/revoke", "api_device_revoke", ADMINISTRATOR, BODY_OPTIONAL, "", NULL),
 
-    GET("/v1/groups", "api_groups_list", PAGE),
+    GET("/v1/groups", "api_groups_list", "below " PAGE),
     WRITE("POST", "/v1/groups", "api_group_create", ADMINISTRATOR, BODY_NEEDED, "", NULL),
     GET("/v1/groups/{id}", "api_group_get", ""),
     WRITE("PATCH", "/v1/groups/{id}", "api_group_patch", ADMINISTRATOR, BODY_NEEDED, "", "api_group_get"),
@@ -64,7 +64,7 @@ static const struct route table[] = {
     GET("/v1/retention", "api_retention_get", ""),
     WRITE("PUT", "/v1/retention", "api_retention_put", ADMINISTRATOR, BODY_NEEDED, "", "api_retention_get"),
 
-    { .method = "GET", .pattern = "/v1/tokens", .fn = "api_tokens_list", .role = OPERATOR, .query = PAGE },
+    GET("/v1/tokens", "api_tokens_list", PAGE),
     WRITE("POST", "/v1/tokens", "api_token_create", ADMINISTRATOR, BODY_NEEDED, "", NULL),
     WRITE("DELETE", "/v1/tokens/{id}", "api_token_delete", ADMINISTRATOR, BODY_NONE, "", NULL),
     { .method = "GET", .pattern = "/v1/api-tokens", .fn = "api_apitokens_list", .role = ADMINISTRATOR, .query = PAGE },
