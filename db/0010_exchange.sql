@@ -5,16 +5,12 @@
 -- A batch is a transaction.  The parts that others own are functions x_*(items), each over
 -- all items of the batch at once: they write, and answer (n, answer) with n counted from 1.
 
--- Until their owners have them.
+-- Until its owner has it.
 DO $do$
 BEGIN
     IF to_regprocedure('redoubt.runs_of(uuid)') IS NULL THEN
         CREATE FUNCTION redoubt.runs_of(device uuid) RETURNS jsonb
         LANGUAGE sql AS 'SELECT ''[]''::jsonb';
-    END IF;
-    IF to_regprocedure('redoubt.judge_devices(uuid[])') IS NULL THEN
-        CREATE FUNCTION redoubt.judge_devices(devices uuid[]) RETURNS void
-        LANGUAGE sql AS 'SELECT';
     END IF;
 END $do$;
 
@@ -74,24 +70,30 @@ BEGIN
       AND d.connected_at = (i.item ->> 'gone')::timestamptz;
 END $$;
 
+-- A worker holds a device back that says too much.
+CREATE FUNCTION redoubt.exchange_flood(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    i jsonb;
+BEGIN
+    FOR i IN SELECT e.i FROM jsonb_array_elements(items) AS e (i) WHERE e.i ? 'flood' LOOP
+        PERFORM redoubt.event_add((i ->> 'device')::uuid, 'device_flood', 'warning',
+                                  jsonb_build_object('refused', i -> 'flood'));
+    END LOOP;
+END $$;
+
 -- The answers of hello, with what a worker wants to know besides.
 CREATE FUNCTION redoubt.exchange_hello(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
 LANGUAGE sql AS $$
-    WITH h AS (
-        SELECT i.n, (i.item ->> 'device')::uuid AS device,
-               coalesce(x.answer -> 'hello', '{"state": "ok"}') AS hello
-        FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
-        LEFT JOIN redoubt.x_hello(items) x ON x.n = i.n
-        WHERE i.item ?| ARRAY['hello', 'refresh'])
-    SELECT h.n, jsonb_build_object('hello', h.hello || jsonb_build_object(
-               'at', to_jsonb(d) -> 'connected_at',
-               'runs', CASE WHEN h.hello ->> 'state' = 'ok'
-                            THEN coalesce(redoubt.runs_of(h.device), '[]') ELSE '[]' END))
-    FROM h LEFT JOIN redoubt.device d ON d.id = h.device
+    SELECT h.n, jsonb_build_object('hello', (h.answer -> 'hello') || jsonb_build_object(
+               'at', d.connected_at,
+               'runs', CASE WHEN h.answer #>> '{hello,state}' = 'ok'
+                            THEN coalesce(redoubt.runs_of(d.id), '[]') ELSE '[]' END))
+    FROM redoubt.x_hello(items) h
+    LEFT JOIN redoubt.device d ON d.id = (items -> (h.n - 1)::integer ->> 'device')::uuid
 $$;
 
 -- One batch, one transaction.  items: an array of objects, each with "device" and any of
---   hello, refresh, gone, seen, csr              who is there, and may be
+--   hello, refresh, gone, seen, flood, csr       who is there, and may be
 --   name, description, health, reports           what OpAMP and com.redoubt.report/v1 carry
 --   policy, events, progress, running            what the device does
 -- Only items with an answer are answered; n counts from 1.  What a device says that is not
@@ -125,6 +127,9 @@ BEGIN
     END IF;
     IF 'gone' = ANY (has) THEN
         PERFORM redoubt.exchange_gone(items);
+    END IF;
+    IF 'flood' = ANY (has) THEN
+        PERFORM redoubt.exchange_flood(items);
     END IF;
     SELECT coalesce(jsonb_agg(jsonb_build_array(x.n, x.answer)), '[]') INTO more
     FROM (SELECT * FROM redoubt.x_csr(items) WHERE 'csr' = ANY (has)

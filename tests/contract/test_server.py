@@ -87,7 +87,7 @@ def rows(database, certificates, name="one"):
 def test_a_report_is_stored_before_it_is_acknowledged(active, database, certificates):
     device = connect(active, certificates)
     first = device.describe("host-of-one")
-    assert first[7] == [1], "capabilities in the first answer"
+    assert first[7] == [0x63], "capabilities in the first answer"
     assert first[1] == [device.uid]
     assert b"com.redoubt.report/v1" in first[10][0]
     one = new_id()
@@ -276,7 +276,7 @@ def test_health_answers_while_active(active, certificates):
 @pytest.mark.parametrize("text,status", [
     ("GET /v1/opamp HTTP/1.1\r\n\r\n", "426"),
     ("GET /nothing HTTP/1.1\r\n\r\n", "404"),
-    ("POST /v1/opamp HTTP/1.1\r\n\r\n", "405"),
+    ("PUT /v1/opamp HTTP/1.1\r\n\r\n", "405"),
     ("GET /v1/opamp HTTP/1.0\r\n\r\n", "400"),
     ("GET / HTTP/1.1\r\n" + "a: b\r\n" * 100 + "\r\n", "431"),
     ("GET /" + "x" * 9000, "431"),
@@ -284,7 +284,7 @@ def test_health_answers_while_active(active, certificates):
      "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short\r\n\r\n", "400"),
     ("GET /v1/opamp HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
      "Sec-WebSocket-Version: 8\r\n\r\n", "426"),
-], ids=["no-upgrade", "not-found", "post", "http-1.0", "headers", "long", "key", "version"])
+], ids=["no-upgrade", "not-found", "method", "http-1.0", "headers", "long", "key", "version"])
 def test_wrong_requests_get_a_clear_status(active, certificates, text, status):
     device = connect(active, certificates, upgrade=False)
     assert device.request(text).split()[1] == status

@@ -5,16 +5,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "app/server/push.h"
 #include "sys/log/log.h"
-#include "wire/opamp.h"
 
 enum { READS_A_TURN = 16, OUT_FIRST = 2048, GOODBYE_BYTES = 2 };
 
 static_assert(sizeof(((struct server *)0)->scratch) >= WS_BUFFER(OPAMP_MESSAGE_MAX),
               "the scratch buffer takes a whole message");
-static_assert(WS_BUFFER(OPAMP_MESSAGE_MAX) >= HTTP_HEAD_MAX, "and a whole head");
+static_assert(BODY_MAX == HTTP_HEAD_MAX + OPAMP_MESSAGE_MAX, "and a request with it");
 
-static void deadline(struct conn *c, uint32_t ms)
+void conn_deadline(struct conn *c, uint32_t ms)
 {
     c->deadline_ms = c->server->now_ms + ms;
 }
@@ -38,7 +38,10 @@ void conn_close(struct conn *c, const char *why)
         return;
     log_event(LOG_LEVEL_DEBUG, "device_closed", log_str("peer", c->peer),
               log_str("why", why));
+    if (c->state == CONN_TLS)
+        s->handshakes--;
     c->state = CONN_CLOSED;
+    push_gone(c);
     device_gone(c);
     if (c->listed)
         LIST_REMOVE(c, device);
@@ -58,6 +61,9 @@ void conn_bury(struct server *s)
         tls_free(c->tls);
         free(c->in);
         free(c->out);
+        free(c->renewed);
+        free(c->host);
+        push_forget(c);
         free(c);
     }
 }
@@ -146,7 +152,7 @@ void conn_put(struct conn *c, const void *bytes, size_t n, bool goodbye)
         return;
     if (goodbye) {
         c->state = CONN_GOODBYE;
-        deadline(c, CONN_GOODBYE_MS);
+        conn_deadline(c, CONN_GOODBYE_MS);
     }
     flush(c);
 }
@@ -179,7 +185,7 @@ void conn_goodbye(struct conn *c, enum ws_close_code code, const char *why)
         conn_close(c, why);
 }
 
-static struct conn_list *bucket_of(struct server *s, const struct uuid *id)
+struct conn_list *conn_bucket(struct server *s, const struct uuid *id)
 {
     uint32_t h;
 
@@ -187,27 +193,37 @@ static struct conn_list *bucket_of(struct server *s, const struct uuid *id)
     return &s->bucket[h % SERVER_BUCKETS];
 }
 
-struct conn *conn_of_device(struct server *s, const struct uuid *id)
+void conn_list(struct conn *c)
 {
-    struct conn *c;
-
-    LIST_FOREACH(c, bucket_of(s, id), device)
-    if (uuid_eq(&c->device_id, id))
-        return c;
-    return NULL;
+    if (c->listed)
+        return;
+    LIST_INSERT_HEAD(conn_bucket(c->server, &c->device_id), c, device);
+    c->listed = true;
 }
 
 /* The same certificate again: the older connection is a half-open one. */
 void conn_upgrade(struct conn *c)
 {
-    struct conn *old = conn_of_device(c->server, &c->device_id);
+    struct conn *old, *next;
 
-    if (old)
-        conn_close(old, "the device has connected anew");
-    LIST_INSERT_HEAD(bucket_of(c->server, &c->device_id), c, device);
-    c->listed = true;
+    for (old = LIST_FIRST(conn_bucket(c->server, &c->device_id)); old; old = next) {
+        next = LIST_NEXT(old, device);
+        if (old != c && old->state == CONN_WS && uuid_eq(&old->device_id, &c->device_id))
+            conn_close(old, "the device has connected anew");
+    }
+    conn_list(c);
     c->state = CONN_WS;
-    deadline(c, CONN_IDLE_MS);
+    conn_deadline(c, CONN_IDLE_MS);
+}
+
+/* The header in front of AgentToServer is one byte, 0. */
+static void ws_message(struct conn *c, struct str data)
+{
+    if (data.n < OPAMP_HEADER_BYTES || data.p[0] != 0)
+        device_bad(c, "message header is not 0");
+    else
+        device_message(
+            c, (struct str){ data.p + OPAMP_HEADER_BYTES, data.n - OPAMP_HEADER_BYTES });
 }
 
 /* Handles whole frames until the bytes are used up or the connection pauses. */
@@ -219,7 +235,7 @@ static void frames(struct conn *c)
         ws_pull(&c->ws, &ev);
         switch (ev.kind) {
         case WS_MORE: return;
-        case WS_MESSAGE: device_message(c, ev.data); break;
+        case WS_MESSAGE: ws_message(c, ev.data); break;
         case WS_PING: frame_put(c, WS_OP_PONG, ev.data.p, ev.data.n, false); break;
         case WS_PONG: break;
         case WS_CLOSE: conn_goodbye(c, WS_CLOSE_NORMAL, "closed by the device"); return;
@@ -230,7 +246,7 @@ static void frames(struct conn *c)
             conn_goodbye(c, (enum ws_close_code)ev.code, ev.reason);
             return;
         }
-        c->paused = c->requests >= CONN_REQUESTS_MAX;
+        c->paused = c->requests >= CONN_REQUESTS_MAX || c->trust == CONN_ASKED;
     }
 }
 
@@ -268,43 +284,35 @@ static void ws_bytes(struct conn *c, const uint8_t *bytes, size_t n)
     frames(c);
 }
 
-/* One read in CONN_HTTP; the head and what follows it are in the borrowed buffer. */
-static void http_bytes(struct conn *c, uint8_t *buf)
+/* The switch to WebSocket: what followed the head are its first bytes. */
+static void ws_begin(struct conn *c, const uint8_t *bytes, size_t n)
 {
-    struct http_head h;
-    enum http_result r = http_request((struct str){ (char *)buf, c->in_n }, &h);
+    uint8_t *buf = malloc(BODY_MAX), *old = c->in;
 
-    if (r == HTTP_MORE) {
-        in_keep(c, buf, c->in_n, HTTP_HEAD_MAX);
-        return;
-    }
-    if (r != HTTP_DONE) {
-        static const char bad[] = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"
-                                  "Content-Length: 0\r\n\r\n";
-        static const char big[] = "HTTP/1.1 431 Request Header Fields Too Large\r\n"
-                                  "Connection: close\r\nContent-Length: 0\r\n\r\n";
-
-        c->server->counts.bad_http++;
-        if (r == HTTP_BAD)
-            conn_put(c, bad, sizeof(bad) - 1, true);
-        else
-            conn_put(c, big, sizeof(big) - 1, true);
-        return;
-    }
-    http_answer(c, &h);
-    if (c->state != CONN_WS)
-        return;
-    uint8_t *rest = malloc(sizeof(c->server->scratch));
-    if (!rest) {
+    if (!buf) {
         conn_close(c, "out of memory");
         return;
     }
-    size_t extra = c->in_n - h.size;
-    ws_in_init(&c->ws, rest, sizeof(c->server->scratch), OPAMP_MESSAGE_MAX, true);
-    if (extra > 0)
-        ws_bytes(c, buf + h.size, extra);
-    free(c->in);
-    c->in = rest;
+    ws_in_init(&c->ws, buf, BODY_MAX, OPAMP_MESSAGE_MAX, true);
+    c->in = buf;
+    c->in_n = 0;
+    if (n > 0)
+        ws_bytes(c, bytes, n);
+    free(old);
+}
+
+/* What has come in CONN_HTTP is in the borrowed buffer: answers while it can. */
+static void http_settle(struct conn *c)
+{
+    uint8_t *buf = in_borrow(c);
+
+    while (c->state == CONN_HTTP && !c->paused && c->in_n > 0)
+        if (!http_bytes(c, buf))
+            break;
+    if (c->state == CONN_WS)
+        ws_begin(c, buf, c->in_n);
+    else if (c->state == CONN_HTTP)
+        in_keep(c, buf, c->in_n, BODY_MAX);
 }
 
 /* After frames were handled: give the buffer back if nothing is left in it. */
@@ -320,7 +328,7 @@ static void ws_settle(struct conn *c)
     if (left == 0 && !c->ws.fragmented) {
         in_keep(c, NULL, 0, 0);
     } else if (!was_own) {
-        in_keep(c, c->server->scratch, left ? left : 1, sizeof(c->server->scratch));
+        in_keep(c, c->server->scratch, left ? left : 1, BODY_MAX);
         c->ws.buf = c->in;
     }
 }
@@ -332,10 +340,10 @@ static size_t in_space(struct conn *c, uint8_t **out)
 
     if (c->state == CONN_HTTP) {
         *out = buf + c->in_n;
-        return HTTP_HEAD_MAX - c->in_n;
+        return BODY_MAX - c->in_n;
     }
     if (!c->in)
-        ws_in_init(&c->ws, buf, sizeof(c->server->scratch), OPAMP_MESSAGE_MAX, true);
+        ws_in_init(&c->ws, buf, BODY_MAX, OPAMP_MESSAGE_MAX, true);
     return ws_space(&c->ws, out);
 }
 
@@ -357,12 +365,12 @@ static void readable(struct conn *c)
             return;
         }
         if (c->state == CONN_WS) {
-            deadline(c, CONN_IDLE_MS);
+            conn_deadline(c, push_idle_ms(c));
             ws_filled(&c->ws, n);
             frames(c);
         } else {
             c->in_n += n;
-            http_bytes(c, in_borrow(c));
+            http_settle(c);
         }
         ws_settle(c);
         if (c->paused || c->state >= CONN_GOODBYE)
@@ -390,8 +398,11 @@ static void handshake(struct conn *c)
     case TLS_DONE: break;
     }
     s->counts.resumed += tls_resumed(c->tls);
-    c->has_identity = tls_peer_device(c->tls, &c->device_id) == ERR_OK;
+    c->has_identity = tls_peer_device(c->tls, &c->device_id) == ERR_OK &&
+                      tls_peer_certificate(c->tls, &c->certificate) == ERR_OK;
     c->state = CONN_HTTP;
+    s->handshakes--;
+    listener_pace(s);
     readable(c);
 }
 
@@ -399,7 +410,7 @@ static void handshake(struct conn *c)
 static void drain(struct conn *c, int fd)
 {
     for (int i = 0; i < READS_A_TURN; i++) {
-        ssize_t n = recv(fd, c->server->scratch, sizeof(c->server->scratch), 0);
+        ssize_t n = recv(fd, c->server->scratch, BODY_MAX, 0);
 
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
@@ -436,13 +447,16 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *arg)
 
 void conn_resume(struct conn *c)
 {
-    if (c->state != CONN_WS || !c->paused || c->requests > CONN_REQUESTS_MAX / 2)
+    if (!c->paused || c->state > CONN_WS || c->trust == CONN_ASKED ||
+        c->requests > CONN_REQUESTS_MAX / 2)
         return;
     c->paused = false;
-    if (c->in)
+    if (c->state == CONN_HTTP)
+        http_settle(c);
+    else if (c->in)
         frames(c);
     ws_settle(c);
-    if (c->state == CONN_WS && !c->paused)
+    if (c->state <= CONN_WS && !c->paused)
         readable(c);
 }
 
@@ -473,6 +487,9 @@ void conn_new(struct server *s, int fd, const char *peer)
         return;
     }
     c->server = s;
+    STAILQ_INIT(&c->letters);
+    c->tokens = FLOOD_BURST;
+    c->tokens_ms = s->now_ms;
     (void)snprintf(c->peer, sizeof(c->peer), "%s", peer);
     if (tls_new(s->creds, fd, NULL, &c->tls, &info) != ERR_OK ||
         sd_event_add_io(s->event, &c->io, fd, EPOLLIN, on_io, c) < 0) {
@@ -482,8 +499,9 @@ void conn_new(struct server *s, int fd, const char *peer)
         return;
     }
     (void)sd_event_source_set_io_fd_own(c->io, true);
-    deadline(c, CONN_HELLO_MS);
+    conn_deadline(c, CONN_HELLO_MS);
     LIST_INSERT_HEAD(&s->conns, c, all);
     s->conn_count++;
+    s->handshakes++;
     handshake(c);
 }

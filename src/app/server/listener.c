@@ -10,7 +10,7 @@
 #include "app/server/conn.h"
 #include "sys/log/log.h"
 
-enum { ACCEPT_BURST = 64 };
+enum { PACE_MS = 10, PACE_ACCURACY_US = 1000 };
 
 static enum err bound_socket(const struct server *s, int *out, struct err_info *info)
 {
@@ -76,16 +76,55 @@ static void peer_text(char *out, size_t size, const struct sockaddr_storage *fro
     (void)snprintf(out, size, "%s:%u", text, port);
 }
 
+/* Time went by: some more may come. */
+static void tokens_refill(struct server *s)
+{
+    uint64_t more = (s->now_ms - s->accept_ms) * ACCEPT_PER_S / 1000u;
+
+    if (more == 0)
+        return;
+    s->accept_tokens = s->accept_tokens + more > ACCEPT_BURST
+                           ? ACCEPT_BURST
+                           : s->accept_tokens + (uint32_t)more;
+    s->accept_ms = s->now_ms;
+}
+
+void listener_pace(struct server *s)
+{
+    if (!s->listener)
+        return;
+    tokens_refill(s);
+    bool open = s->accept_tokens > 0 && s->handshakes < HANDSHAKES_MAX;
+
+    (void)sd_event_source_set_enabled(s->listener, open ? SD_EVENT_ON : SD_EVENT_OFF);
+    if (open || s->handshakes >= HANDSHAKES_MAX)
+        return; /* the end of a handshake opens it again */
+    (void)sd_event_source_set_time_relative(s->pacer, PACE_MS * 1000u);
+    (void)sd_event_source_set_enabled(s->pacer, SD_EVENT_ONESHOT);
+}
+
+static int on_pace(sd_event_source *source, uint64_t us, void *arg)
+{
+    struct server *s = arg;
+
+    (void)source, (void)us;
+    listener_pace(s);
+    return 0;
+}
+
 static int on_connection(sd_event_source *source, int fd, uint32_t revents, void *arg)
 {
     struct server *s = arg;
 
     (void)revents;
-    for (int i = 0; i < ACCEPT_BURST && s->active; i++) {
+    tokens_refill(s);
+    for (; s->accept_tokens > 0 && s->handshakes < HANDSHAKES_MAX && s->active;
+         s->accept_tokens--) {
         struct sockaddr_storage from = { 0 };
         socklen_t n = sizeof(from);
         char peer[64];
         int on = 1;
+        unsigned dead_ms = CONN_IDLE_MS;
         int c = accept4(fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
         if (c < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
@@ -96,7 +135,7 @@ static int on_connection(sd_event_source *source, int fd, uint32_t revents, void
             return 0;
         }
         if (c < 0)
-            return 0;
+            return 0; /* that was all */
         peer_text(peer, sizeof(peer), &from);
         s->counts.accepted++;
         if (s->conn_count >= s->conn_max || !server_may_answer(s)) {
@@ -104,8 +143,10 @@ static int on_connection(sd_event_source *source, int fd, uint32_t revents, void
             continue;
         }
         (void)setsockopt(c, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        (void)setsockopt(c, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead_ms, sizeof(dead_ms));
         conn_new(s, c, peer);
     }
+    listener_pace(s);
     return 0;
 }
 
@@ -128,6 +169,14 @@ enum err listener_open(struct server *s, struct err_info *info)
         return err_set(info, ERR_MEMORY, -n, "listener");
     }
     (void)sd_event_source_set_io_fd_own(s->listener, true);
+    if (!s->pacer) {
+        n = sd_event_add_time_relative(s->event, &s->pacer, CLOCK_BOOTTIME, 0,
+                                       PACE_ACCURACY_US, on_pace, s);
+        if (n < 0)
+            return err_set(info, ERR_MEMORY, -n, "listener");
+    }
+    s->accept_tokens = ACCEPT_BURST;
+    s->accept_ms = s->now_ms;
     /* Devices that are there already come before new ones. */
     (void)sd_event_source_set_priority(s->listener, SD_EVENT_PRIORITY_NORMAL + 10);
     return ERR_OK;

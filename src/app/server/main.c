@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "app/server/conn.h"
+#include "app/server/push.h"
 #include "sys/log/log.h"
 
 enum { SWEEP_MS = 500, FILES_RESERVED = 64, EXIT_CONFIG = 78 };
@@ -103,6 +103,7 @@ void server_standby(struct server *s)
 
     store_standby(s->store);
     device_forget_all(s);
+    push_standby(s);
     drop_devices(s);
     s->active = false;
     s->epoch = 0;
@@ -145,6 +146,9 @@ static void store_changed(void *arg, enum store_state state, const char *why)
               "database", log_str("state", store_state_name(state)), log_str("why", why));
     if (state == STORE_STALE)
         drop_devices(s); /* another node is active: say nothing more */
+    if (s->was_down && (state == STORE_WARM || state == STORE_READY))
+        push_catch_up(s);
+    s->was_down = state == STORE_DOWN;
     status_tell(s);
 }
 
@@ -180,7 +184,7 @@ static int on_sweep(sd_event_source *source, uint64_t us, void *arg)
     (void)us;
     conn_sweep(s);
     if (s->listener) /* it may have been paused for want of descriptors */
-        (void)sd_event_source_set_enabled(s->listener, SD_EVENT_ON);
+        listener_pace(s);
     status_tell(s);
     (void)sd_event_source_set_time_relative(source, SWEEP_MS * 1000u);
     return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
@@ -244,6 +248,8 @@ static enum err start(struct server *s, struct err_info *info)
 {
     struct store_hooks hooks = { .arg = s,
                                  .done = device_done,
+                                 .read = push_rows,
+                                 .notified = push_notified,
                                  .changed = store_changed };
     struct tls_files files = { s->conf.server.certificate, s->conf.server.key,
                                s->conf.server.ca };
@@ -261,6 +267,8 @@ static enum err start(struct server *s, struct err_info *info)
     if (n < 0)
         return err_set(info, ERR_MEMORY, -n, "event loop");
     if (e == ERR_OK)
+        e = push_start(s, info);
+    if (e == ERR_OK)
         e = store_new(s->event, s->conf.database.conninfo, s->conf.cluster.node, &hooks,
                       &s->store, info);
     if (e == ERR_OK && (n = add_sources(s)) < 0)
@@ -273,9 +281,15 @@ static int run(struct server *s)
     int code = 0;
 
     while (sd_event_get_state(s->event) != SD_EVENT_FINISHED) {
-        if (sd_event_run(s->event, UINT64_MAX) < 0)
+        int n = sd_event_prepare(s->event);
+
+        if (n == 0)
+            n = sd_event_wait(s->event, UINT64_MAX);
+        s->now_ms = boot_ms(); /* as it is when the handler runs */
+        if (n > 0)
+            n = sd_event_dispatch(s->event);
+        if (n < 0)
             return 1;
-        s->now_ms = boot_ms();
         conn_bury(s);
     }
     return sd_event_get_exit_code(s->event, &code) < 0 ? 1 : code;
@@ -289,6 +303,8 @@ static void stop(struct server *s)
         ;
     conn_bury(s);
     store_free(s->store);
+    push_stop(s);
+    s->pacer = sd_event_source_disable_unref(s->pacer);
     s->dropper = sd_event_source_disable_unref(s->dropper);
     sd_event_unref(s->event);
     tls_creds_free(s->creds);

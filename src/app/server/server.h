@@ -1,10 +1,12 @@
 /*
- * server: the Administration Server's one process.
+ * server: a worker of the Administration Server.
  *
  * Purpose   Takes device connections on one port while the node is active, hands what
- *           they say to the DBMS session, and answers after the commit.
+ *           they say to the DBMS session, and answers after the commit.  Tells devices
+ *           what concerns them: policies, tasks, certificates, where to connect.
  * Shape     One event loop.  A connection (conn.h) has at most CONN_REQUESTS_MAX requests
  *           on their way; a request is one AgentToServer that waits for its commit.
+ *           What is to be told to many devices at once is told at a pace (push.c).
  * Safety    No byte goes to a device unless this node holds the lease with the epoch of
  *           its role at that moment (server_may_answer).
  * Threads   loop thread only
@@ -19,6 +21,7 @@
 #include "sys/conf/conf.h"
 #include "sys/store/store.h"
 #include "sys/tls/tls.h"
+#include "wire/http_head.h"
 #include "wire/ws.h"
 
 enum {
@@ -28,19 +31,39 @@ enum {
     CONN_BAD_MAX = 8,       /* bad messages before the connection is closed */
     CONN_OUT_MAX = 1 << 20, /* bytes that a device may leave unread */
     CONN_HELLO_MS = 10000,  /* handshake and request must be over */
-    CONN_IDLE_MS = 90000,   /* a device says nothing: it is gone */
+    CONN_IDLE_MS = 90000,   /* a device says nothing, twice its heartbeat and so long */
     CONN_GOODBYE_MS = 2000, /* to take the last bytes */
-    DROP_MS = 30            /* of one turn of the loop for closing connections */
+    CONN_LETTERS_MAX = 64,
+    DROP_MS = 30, /* of one turn of the loop for closing connections */
+
+    /* New connections, a worker: so many a second, so many at once, so many shaking hands. */
+    ACCEPT_PER_S = 500,
+    ACCEPT_BURST = 100,
+    HANDSHAKES_MAX = 256,
+
+    /* A device: so many messages at once, and so many a second. */
+    FLOOD_BURST = 1000,
+    FLOOD_PER_S = 50,
+    FLOOD_CLOSE = 4000, /* told so often that it is too much, it is closed */
+
+    FULL_PER_S = 200, /* devices that are asked for their full state */
+    PUSH_PER_S = 400, /* devices that are told something unasked */
+    POLICY_HASH = 32,
+    BODY_MAX = HTTP_HEAD_MAX + 65536
 };
 
 struct conn;
 struct request;
+struct note;
+struct policies;
 LIST_HEAD(conn_list, conn);
+TAILQ_HEAD(conn_queue, conn);
 LIST_HEAD(request_list, request);
+STAILQ_HEAD(note_list, note);
 
 struct server_counts {
     uint64_t accepted, handshakes_failed, resumed, strangers, bad_http, bad_messages,
-        refused_reports, unavailable, answered, withheld;
+        refused_reports, unavailable, answered, withheld, floods, refused_devices, pushed;
 };
 
 struct server {
@@ -49,18 +72,28 @@ struct server {
     struct conf conf;
     struct tls_creds *creds;
     struct store *store;
+    struct policies *policies;
     sd_event_source *listener; /* NULL unless active; owns its descriptor */
     sd_event_source *dropper;  /* on while connections are left to close */
-    bool active;
+    sd_event_source *pump;     /* on while something is to be told */
+    sd_event_source *pacer;    /* opens the listener again */
+    bool active, was_down, policies_reading, policies_due;
     uint64_t epoch; /* while active */
     uint64_t now_ms;
-    uint32_t conn_count, conn_max;
+    uint32_t conn_count, conn_max, handshakes;
+    uint32_t full_count; /* full states asked for in the second that began at full_ms */
+    uint64_t full_ms;
+    uint32_t accept_tokens;
+    uint64_t accept_ms;
     struct conn_list conns, dead; /* dead: freed after this turn of the loop */
+    struct conn_queue todo;
     struct request_list requests;
+    struct note_list notes;
+    uint32_t note_count;
     struct conn_list bucket[SERVER_BUCKETS]; /* by device id */
     struct server_counts counts;
     char store_why[160];
-    uint8_t scratch[WS_BUFFER(65536)]; /* where a connection without leftovers reads */
+    uint8_t scratch[BODY_MAX]; /* where a connection without leftovers reads */
 };
 
 /* May a device be answered now? */
@@ -73,5 +106,7 @@ void server_standby(struct server *s);
 MUST_USE enum err listener_open(struct server *s, struct err_info *info);
 /* Is the address usable?  Binds and closes it. */
 MUST_USE enum err listener_probe(const struct server *s, struct err_info *info);
+/* A handshake ended, or time went by: accepts again if that is due. */
+void listener_pace(struct server *s);
 
 #endif

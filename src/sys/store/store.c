@@ -21,12 +21,11 @@ static const char exchange_sql[] = "SELECT n, answer FROM redoubt.device_exchang
 
 static const char *const store_queries[] = {
     [STORE_READ_POLICIES] =
-        "SELECT group_id, hash, CASE WHEN $1::jsonb ? hash THEN NULL ELSE document END"
+        "SELECT group_id, hash,"
+        " CASE WHEN $1::jsonb ->> group_id::text = hash THEN NULL ELSE document END"
         " FROM redoubt.effective LIMIT 10000",
     [STORE_READ_DEVICES] = "SELECT DISTINCT device_id FROM redoubt.run"
                            " WHERE occurrence_id = $1::uuid LIMIT 1000000",
-    [STORE_READ_RUNS] = "SELECT d::uuid, redoubt.runs_of(d::uuid)"
-                        " FROM jsonb_array_elements_text($1::jsonb) d",
 };
 
 enum op_kind { OP_PREPARE, OP_LISTEN, OP_ANNOUNCE, OP_BATCH, OP_FENCE, OP_READ };
@@ -190,7 +189,7 @@ static void session_end(struct store *s, bool tell, const char *why)
             batch_free(b);
     }
     for (size_t i = 0; tell && i < LEN(reads); i++)
-        if (reads[i] && s->hooks.read)
+        if (reads[i])
             s->hooks.read(s->hooks.arg, (enum store_query)i, NULL);
 }
 
@@ -378,8 +377,7 @@ static void read_answered(struct store *s, const struct op *o)
 {
     struct store_rows rows = { o->rows };
 
-    if (s->hooks.read)
-        s->hooks.read(s->hooks.arg, o->query, o->rows && !o->failed ? &rows : NULL);
+    s->hooks.read(s->hooks.arg, o->query, o->rows && !o->failed ? &rows : NULL);
 }
 
 /* A segment is over: its transaction, if it had one, has ended.  False: session ended. */
@@ -456,8 +454,7 @@ static bool notifications_take(struct store *s)
 
     while (s->pg && (n = PQnotifies(s->pg))) {
         s->counts.notified++;
-        if (s->hooks.notified)
-            s->hooks.notified(s->hooks.arg, str_of(n->extra));
+        s->hooks.notified(s->hooks.arg, str_of(n->extra));
         PQfreemem(n);
     }
     return s->pg != NULL;

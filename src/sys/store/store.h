@@ -52,9 +52,8 @@ enum store_state {
 
 /* What may be read, each with one text value; see store_queries in store.c. */
 enum store_query {
-    STORE_READ_POLICIES, /* JSON array of known hashes -> group, hash, document or NULL */
-    STORE_READ_DEVICES,  /* occurrence -> device: those that have a run of it to act on */
-    STORE_READ_RUNS      /* JSON array of devices -> device, JSON of runs_of */
+    STORE_READ_POLICIES, /* {group: known hash} -> group, hash, document or NULL (known) */
+    STORE_READ_DEVICES   /* occurrence -> devices that have a run of it */
 };
 
 /* Rows of a read. */

@@ -323,6 +323,53 @@ enum err tls_peer_device(struct tls *t, struct uuid *out)
                                                                           : ERR_NOT_FOUND;
 }
 
+static enum err certificate_of(gnutls_x509_crt_t crt, struct tls_peer *out)
+{
+    uint8_t serial[(TLS_SERIAL - 1) / 2];
+    size_t n = sizeof(serial), skip = 0;
+    time_t end = gnutls_x509_crt_get_expiration_time(crt);
+
+    if (end == (time_t)-1 || gnutls_x509_crt_get_serial(crt, serial, &n) < 0)
+        return ERR_CORRUPT;
+    while (skip + 1 < n && serial[skip] == 0)
+        skip++;
+    hex_encode(out->serial, serial + skip, n - skip);
+    out->not_after = end;
+    return ERR_OK;
+}
+
+enum err tls_peer_certificate(struct tls *t, struct tls_peer *out)
+{
+    unsigned count = 0;
+    const gnutls_datum_t *peers = gnutls_certificate_get_peers(t->session, &count);
+    gnutls_x509_crt_t crt;
+    enum err e = ERR_CORRUPT;
+
+    if (!peers || count == 0)
+        return ERR_NOT_FOUND;
+    if (gnutls_x509_crt_init(&crt) < 0)
+        return ERR_MEMORY;
+    if (gnutls_x509_crt_import(crt, &peers[0], GNUTLS_X509_FMT_DER) >= 0)
+        e = certificate_of(crt, out);
+    gnutls_x509_crt_deinit(crt);
+    return e;
+}
+
+enum err tls_creds_ticket_key(struct tls_creds *c, const uint8_t key[TLS_TICKET_KEY],
+                              struct err_info *info)
+{
+    CHECK(c->side == TLS_SERVER);
+    if (c->ticket_key.size != TLS_TICKET_KEY)
+        return err_set(info, ERR_UNSUPPORTED, 0, "TLS ticket keys of another size");
+    memcpy(c->ticket_key.data, key, TLS_TICKET_KEY);
+    return ERR_OK;
+}
+
+void tls_digest(uint8_t out[TLS_DIGEST], struct str bytes)
+{
+    CHECK(gnutls_hash_fast(GNUTLS_DIG_SHA256, bytes.p, bytes.n, out) >= 0);
+}
+
 void tls_remember(struct tls *t)
 {
     gnutls_datum_t data = { 0 };

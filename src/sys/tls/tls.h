@@ -64,6 +64,25 @@ void tls_bye(struct tls *t);
 /* After the handshake: the other side's device id; ERR_NOT_FOUND if it has none. */
 MUST_USE enum err tls_peer_device(struct tls *t, struct uuid *out);
 
+enum { TLS_SERIAL = 65, TLS_TICKET_KEY = 64, TLS_DIGEST = 32 };
+/* What else the other side's certificate says; a resumed session knows it, too. */
+struct tls_peer {
+    char serial[TLS_SERIAL]; /* lower-case hex without leading zeros */
+    int64_t not_after;       /* Unix seconds */
+};
+MUST_USE enum err tls_peer_certificate(struct tls *t, struct tls_peer *out);
+
+/*
+ * tls_creds_ticket_key - the key that seals session tickets, the same on both nodes and in
+ *                        all workers, so that any of them resumes a session (server).
+ */
+MUST_USE enum err tls_creds_ticket_key(struct tls_creds *c,
+                                       const uint8_t key[TLS_TICKET_KEY],
+                                       struct err_info *info);
+
+/* SHA-256. */
+void tls_digest(uint8_t out[TLS_DIGEST], struct str bytes);
+
 /*
  * tls_remember - keep the session for the next tls_new of these creds (client).  Call it
  *                once data has come from the server: tickets arrive after the handshake.
