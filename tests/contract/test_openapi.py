@@ -32,6 +32,11 @@ def inline(schema):
     return {key: inline(value) for key, value in schema.items()}
 
 
+def names(rows):
+    """What pytest calls the rows of a table."""
+    return [f"{n} {row[0]} {row[1][:40]}" for n, row in enumerate(rows)]
+
+
 def look_up(reference):
     at = DOCUMENT
     for piece in reference.removeprefix("#/").split("/"):
@@ -175,8 +180,8 @@ def _world(api, database):
 
 
 def test_the_document_is_sound():
-    names = [operation["operationId"] for _, _, operation in operations()]
-    assert len(names) == len(set(names))
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(ids) == len(set(ids))
     for name, schema in DOCUMENT["components"]["schemas"].items():
         jsonschema.Draft202012Validator.check_schema(inline(schema))
         assert json.dumps(DOCUMENT).count(f"#/components/schemas/{name}\"") > 0, f"{name} is unused"
@@ -221,7 +226,8 @@ def sample(world, method, pattern):
     return path, None if method in ("GET", "DELETE") else {"nonsense": 1}
 
 
-@pytest.mark.parametrize("method, pattern, operation", list(operations()))
+@pytest.mark.parametrize("method, pattern, operation", list(operations()),
+                         ids=names(list(operations())))
 def test_each_route_needs_its_role(api, world, method, pattern, operation):
     least = operation.get("x-role")
     path, body = sample(world, method, pattern)
@@ -282,7 +288,7 @@ OUTSIDE = [
 ]
 
 
-@pytest.mark.parametrize("method, path, body, status", OUTSIDE)
+@pytest.mark.parametrize("method, path, body, status", OUTSIDE, ids=names(OUTSIDE))
 def test_a_scope_keeps_hands_off(api, world, method, path, body, status):
     path = path.format(in_a=world.in_a, in_b=world.in_b, b=world.b["id"],
                        below=world.below["id"], task=world.task["id"], token=world.token["id"])
@@ -429,7 +435,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("method, path, body, status", WRONG)
+@pytest.mark.parametrize("method, path, body, status", WRONG, ids=names(WRONG))
 def test_wrong_input_is_refused_as_documented(api, world, method, path, body, status):
     assert world
     answer = api.call(method, path, body)

@@ -448,10 +448,10 @@ static bool take_headers(struct asked *a, const struct http_request *req)
     if (!key || strcmp(req->method, "POST") != 0)
         return true;
     size_t n = strlen(key);
+    bool visible = n > 0;
     for (size_t i = 0; i < n; i++)
-        if (key[i] <= ' ' || key[i] > '~')
-            n = SIZE_MAX - 1;
-    if (n == 0 || n > IDEM_MAX) {
+        visible = visible && key[i] > ' ' && key[i] <= '~';
+    if (!visible || n > IDEM_MAX) {
         refuse(a, 400, "invalid", "Idempotency-Key is wrong",
                "It must be 1 to 128 visible ASCII characters.");
         return false;
