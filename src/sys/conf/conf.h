@@ -111,6 +111,12 @@ struct conf_server {
     uint32_t workers;
 };
 
+struct conf_trust {
+    char folder[CONF_PATH]; /* ca.pem ca.key ticket.key server.pem server.key */
+    char names[CONF_TEXT];  /* of the servers, separated by blanks */
+    uint32_t device_days, server_days;
+};
+
 struct conf_web {
     char http[CONF_PATH], https[CONF_PATH];
     char root[CONF_PATH];
@@ -145,6 +151,7 @@ struct conf {
     struct conf_database database;
     struct conf_address address;
     struct conf_server server;
+    struct conf_trust trust;
     struct conf_web web;
     struct conf_activation activation;
     struct conf_alert alert;

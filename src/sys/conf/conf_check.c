@@ -31,6 +31,8 @@ static const struct timing {
     [CONF_PROFILE_PATIENT] = { 2000, 30000, 700, 250, 3000 },
 };
 
+enum { TRUST_FOLDER_MAX = 200 }; /* with the names of the files it is still a path */
+
 static void from_profile(const struct conf_lines *lines, const char *key, uint32_t *field,
                          uint32_t value)
 {
@@ -46,10 +48,38 @@ static uint32_t derived_timeout(const struct conf_cluster *c)
     return used < c->hold_ms ? c->hold_ms - (uint32_t)used : c->hold_ms / 2;
 }
 
+/* A file of [trust] folder, unless the section names another. */
+struct in_folder {
+    const char *section, *key, *file;
+    char *field;
+};
+
+static void complete_trust(struct conf *c, const struct conf_lines *lines)
+{
+    const struct in_folder all[] = {
+        { "server", "certificate", "server.pem", c->server.certificate },
+        { "server", "key", "server.key", c->server.key },
+        { "server", "ca", "ca.pem", c->server.ca },
+        { "web", "certificate", "server.pem", c->web.certificate },
+        { "web", "key", "server.key", c->web.key },
+        { "activation", "certificate", "server.pem", c->activation.certificate },
+        { "activation", "tls_key", "server.key", c->activation.tls_key },
+        { "activation", "ca", "ca.pem", c->activation.ca },
+    };
+
+    for (size_t i = 0; i < LEN(all); i++) {
+        if (conf_line_of(&conf_schema, lines, all[i].section, 0, all[i].key) == 0)
+            (void)snprintf(all[i].field, CONF_PATH, "%.*s/%s", TRUST_FOLDER_MAX,
+                           c->trust.folder, all[i].file);
+    }
+}
+
 void conf_complete(void *conf, const struct conf_lines *lines)
 {
     struct conf_cluster *c = &((struct conf *)conf)->cluster;
     const struct timing *t = &timings[c->profile];
+
+    complete_trust(conf, lines);
 
     from_profile(lines, "renew_ms", &c->renew_ms, t->renew_ms);
     from_profile(lines, "hold_ms", &c->hold_ms, t->hold_ms);
@@ -201,6 +231,11 @@ void conf_check(const void *conf, const struct conf_lines *lines, struct conf_er
 {
     const struct conf *c = conf;
     const struct blame b = { lines, e };
+
+    if (strlen(c->trust.folder) > TRUST_FOLDER_MAX)
+        conf_error_add(e, line_of(&b, "trust", "folder"), 0,
+                       "[trust] folder must not be longer than %d characters",
+                       TRUST_FOLDER_MAX);
 
     if (c->cluster.node[0] && strcmp(c->cluster.node, c->cluster.peer) == 0)
         conf_error_add(e, line_of(&b, "cluster", "peer"), 0,

@@ -164,11 +164,11 @@ static const struct conf_key service_keys[] = {
 static const struct conf_key server_keys[] = {
     WORD(conf_server, listen, CONF_T_LISTEN, "[::]:13000", RESTART,
          "Where devices connect (mutual TLS)."),
-    WORD(conf_server, certificate, CONF_T_PATH, "/etc/redoubt/tls/server.crt", RESTART,
+    WORD(conf_server, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem", RESTART,
          "Certificate chain (PEM)."),
-    WORD(conf_server, key, CONF_T_PATH, "/etc/redoubt/tls/server.key", RESTART,
+    WORD(conf_server, key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key", RESTART,
          "Its private key (PEM)."),
-    WORD(conf_server, ca, CONF_T_PATH, "/etc/redoubt/tls/ca.crt", RESTART,
+    WORD(conf_server, ca, CONF_T_PATH, "/var/lib/redoubt/secret/ca.pem", RESTART,
          "The authority that signed the certificates of the devices (PEM)."),
     WORD(conf_server, api_listen, CONF_T_LISTEN, "[::]:13299", RESTART,
          "Where the API answers (TLS, with API tokens); the Unix socket manager.sock in "
@@ -177,14 +177,28 @@ static const struct conf_key server_keys[] = {
            "Worker processes; one a core is enough."),
 };
 
+static const struct conf_key trust_keys[] = {
+    WORD(conf_trust, folder, CONF_T_PATH, "/var/lib/redoubt/secret", RESTART,
+         "Where redoubt init and redoubt secret fetch install the authority and the "
+         "certificate of the servers on this node. The certificates and keys of [server], "
+         "[web] and [activation] are there unless those sections say otherwise."),
+    WORD(conf_trust, names, CONF_T_TEXT, "", RESTART,
+         "Names and addresses, separated by blanks, by which devices and people call the "
+         "servers, besides the addresses of [address] and the names of the nodes."),
+    NUMBER(conf_trust, device_days, "90", 1, 3650, "days", RESTART,
+           "Life of a device's certificate. It is renewed after two thirds of it."),
+    NUMBER(conf_trust, server_days, "397", 1, 3650, "days", RESTART,
+           "Life of the certificate of the servers."),
+};
+
 static const struct conf_key web_keys[] = {
     WORD(conf_web, http, CONF_T_LISTEN, "[::]:8060", RESTART, "Plain HTTP. Empty: none."),
     WORD(conf_web, https, CONF_T_LISTEN, "[::]:8061", RESTART, "HTTPS. Empty: none."),
     WORD(conf_web, root, CONF_T_PATH, "/var/lib/redoubt/www", RESTART,
          "The folder that is published."),
-    WORD(conf_web, certificate, CONF_T_PATH, "/etc/redoubt/tls/server.crt", RESTART,
+    WORD(conf_web, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem", RESTART,
          "Certificate chain (PEM)."),
-    WORD(conf_web, key, CONF_T_PATH, "/etc/redoubt/tls/server.key", RESTART,
+    WORD(conf_web, key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key", RESTART,
          "Its private key (PEM)."),
 };
 
@@ -197,11 +211,11 @@ static const struct conf_key activation_keys[] = {
          "The public Ed25519 key that the licence must be signed with (64 hex digits)."),
     WORD(conf_activation, key, CONF_T_PATH, "/etc/redoubt/lease.key", RESTART,
          "The Ed25519 key that signs the answers, readable by the service only."),
-    WORD(conf_activation, certificate, CONF_T_PATH, "/etc/redoubt/tls/server.crt",
+    WORD(conf_activation, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem",
          RESTART, "Certificate chain (PEM)."),
-    WORD(conf_activation, tls_key, CONF_T_PATH, "/etc/redoubt/tls/server.key", RESTART,
+    WORD(conf_activation, tls_key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key", RESTART,
          "Its private key (PEM)."),
-    WORD(conf_activation, ca, CONF_T_PATH, "/etc/redoubt/tls/ca.crt", RESTART,
+    WORD(conf_activation, ca, CONF_T_PATH, "/var/lib/redoubt/secret/ca.pem", RESTART,
          "The authority that signed the certificates of the devices (PEM)."),
 };
 
@@ -232,11 +246,11 @@ static const struct conf_key agent_keys[] = {
          "The Administration Server: the virtual address of the cluster and its port."),
     WORD(conf_agent, server_name, CONF_T_TEXT, "", RESTART,
          "Name expected in the certificate of the server. Empty: the host of server."),
-    WORD(conf_agent, certificate, CONF_T_PATH, "/etc/redoubt/tls/agent.crt", RESTART,
+    WORD(conf_agent, certificate, CONF_T_PATH, "/var/lib/redoubt-agent/identity/device.pem", RESTART,
          "Certificate of this device (PEM)."),
-    WORD(conf_agent, key, CONF_T_PATH, "/etc/redoubt/tls/agent.key", RESTART,
+    WORD(conf_agent, key, CONF_T_PATH, "/var/lib/redoubt-agent/identity/device.key", RESTART,
          "Its private key (PEM)."),
-    WORD(conf_agent, ca, CONF_T_PATH, "/etc/redoubt/tls/ca.crt", RESTART,
+    WORD(conf_agent, ca, CONF_T_PATH, "/var/lib/redoubt-agent/identity/ca.pem", RESTART,
          "The authority that signed the certificate of the server (PEM)."),
     WORD(conf_agent, spool, CONF_T_PATH, "/var/lib/redoubt-agent/spool.db", RESTART,
          "Reports that the server has not confirmed yet."),
@@ -297,6 +311,8 @@ static const struct conf_section sections[] = {
       .key_count = LEN(service_keys),
       .doc = "One section [service NAME] for each program that the cluster runs." },
     SECTION(conf, server, "server", server_keys, "The Administration Server."),
+    SECTION(conf, trust, "trust", trust_keys,
+            "The certificate authority of the cluster."),
     SECTION(conf, web, "web", web_keys, "The Web Server."),
     SECTION(conf, activation, "activation", activation_keys, "The Activation Proxy."),
     SECTION(conf, alert, "alert", alert_keys, "Who is told when something happens."),
