@@ -1,5 +1,5 @@
 """The configuration files of the lab's hosts, as text."""
-from . import plan
+from . import pki, plan
 
 ACK_LOG = "/var/log/redoubt-lab/acks"
 WWW = "/srv/redoubt/www"
@@ -89,16 +89,13 @@ def node_sections(lab, host):
         "service agent": {"exec": f"{libexec}/redoubt-agent", "standby": "always", "order": 4,
                           "arguments": f"--config /etc/redoubt/agent.conf --ack-log {NODE_ACKS}",
                           **service},
-        "server": {"listen": f"[::]:{plan.SERVER_PORT}", "certificate": "/etc/redoubt/server.pem",
-                   "key": "/etc/redoubt/server.key", "ca": "/etc/redoubt/ca.pem"},
+        "server": {"listen": f"[::]:{plan.SERVER_PORT}"},
+        "trust": {"names": pki.server_names()},
         "web": {"http": f"[::]:{plan.HTTP_PORT}", "https": f"[::]:{plan.HTTPS_PORT}",
-                "root": WWW, "certificate": "/etc/redoubt/server.pem",
-                "key": "/etc/redoubt/server.key"},
+                "root": WWW},
         "activation": {"listen": f"[::]:{plan.ACTIVATION_PORT}",
                        "licence": "/etc/redoubt/licence.json",
-                       "anchor": "/etc/redoubt/licence.pub", "key": "/etc/redoubt/lease.key",
-                       "certificate": "/etc/redoubt/server.pem",
-                       "tls_key": "/etc/redoubt/server.key", "ca": "/etc/redoubt/ca.pem"},
+                       "anchor": "/etc/redoubt/licence.pub", "key": "/etc/redoubt/lease.key"},
         "log": {"level": "debug" if lab.debug else "info", "target": "stderr"},
     }
 

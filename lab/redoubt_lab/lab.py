@@ -120,7 +120,11 @@ class Lab:
 
     def start_cluster(self):
         """Create the cluster, start both nodes, then the devices."""
-        self._step("redoubt init", lambda: self.host("node-a").run("redoubt", "init", "--yes"))
+        self._step("redoubt init", lambda: self.host("node-a").run(
+            "redoubt", "init", "--yes", "--ca-certificate", "/etc/redoubt/ca.pem", "--ca-key",
+            "/etc/redoubt/ca.key"))
+        self._step("redoubt secret fetch",
+                   lambda: self.host("node-b").run("redoubt", "secret", "fetch"))
         self._step("nodes", self._start_nodes)
         if self.devices:
             self._step("devices", self._start_devices)

@@ -95,8 +95,7 @@ def _node(lab, host):
         "/etc/redoubt/pgpass":
             (f"dbms:5432:redoubt:redoubt:{templates.DB_PASSWORD}\n", 0o600, owner),
         "/etc/redoubt/ca.pem": (_made(lab, "ca.pem"), 0o644, None),
-        "/etc/redoubt/server.pem": (_made(lab, "server.pem"), 0o644, None),
-        "/etc/redoubt/server.key": (_made(lab, "server.key"), 0o600, owner),
+        "/etc/redoubt/ca.key": (_made(lab, "ca.key"), 0o600, None),
         "/etc/redoubt/licence.json": (_made(lab, "licence.json"), 0o644, None),
         "/etc/redoubt/licence.pub": (_made(lab, "licence.pub"), 0o644, None),
         "/etc/redoubt/lease.key": (_made(lab, "lease.key"), 0o600, owner),

@@ -59,6 +59,9 @@ port = {port}
 conninfo = {conninfo}
 [address]
 mode = none
+[trust]
+folder = {dir}/secret
+names = redoubt.example.com 10.9.8.7
 """
 
 

@@ -44,6 +44,7 @@ struct ctl_options {
     const char *to;
     const char *node;
     const char *folder;
+    const char *ca_certificate, *ca_key;
     bool json, yes, watch, check, no_wait, follow, help, man, docs, quick, no_color,
         agent;
     uint32_t number, timeout_s;

@@ -1,4 +1,5 @@
 #include "app/ctl/ctl_option.h"
+#include "app/ctl/ctl_trust.h"
 
 static const struct ctl_option opt_conf = {
     .name = "config",
@@ -29,6 +30,20 @@ OPTION(opt_quick, quick, 0, NULL, CTL_FLAG,
 OPTION(opt_folder, folder, 0, "FOLDER", CTL_TEXT,
        "The migrations, instead of those that were installed.");
 
+static const struct ctl_option opt_ca_certificate = {
+    .name = "ca-certificate",
+    .arg = "FILE",
+    .offset = offsetof(struct ctl_options, ca_certificate),
+    .kind = CTL_TEXT,
+    .doc = "Use this authority (PEM) instead of making one.",
+};
+static const struct ctl_option opt_ca_key = {
+    .name = "ca-key",
+    .arg = "FILE",
+    .offset = offsetof(struct ctl_options, ca_key),
+    .kind = CTL_TEXT,
+    .doc = "Its private key (PEM).",
+};
 static const struct ctl_option opt_no_wait = {
     .name = "no-wait",
     .offset = offsetof(struct ctl_options, no_wait),
@@ -132,12 +147,32 @@ static const struct ctl_command commands[] = {
     { .name = "init",
       .args = "",
       .summary = "create the cluster on an empty state share",
-      .doc = "Makes the cluster key if it is missing, writes the cluster record and the "
-             "folders to the state share and brings the schema and the fence into the "
-             "DBMS. It refuses a share that is in use. Run it on one node, then copy "
-             "the key to the other.",
+      .doc =
+          "Makes the cluster key if it is missing, brings the schema and the fence into "
+          "the DBMS, makes the certificate authority of the devices (or takes a given "
+          "one), seals it with the cluster key on the data share and installs it here, "
+          "and writes the cluster record and the folders to the state share. It refuses "
+          "a share that is in use. Run it on one node, then copy the key to the other "
+          "and run redoubt secret fetch there.",
       .run = cmd_init,
-      .options = { &opt_yes, &opt_folder } },
+      .options = { &opt_yes, &opt_folder, &opt_ca_certificate, &opt_ca_key } },
+    { .name = "secret fetch",
+      .args = "",
+      .summary = "install the authority and new certificates of the servers on this node",
+      .doc =
+          "Reads the sealed secrets from the share, opens them with the cluster key and "
+          "puts them into [trust] folder, readable by root and the group redoubt, with a "
+          "new certificate for the servers of this node. Run it on the node where "
+          "redoubt "
+          "init was not run, after [trust] names or [address] changed, and before the "
+          "certificate of the servers ends.",
+      .run = cmd_secret_fetch },
+    { .name = "secret list",
+      .args = "",
+      .summary = "show which secrets the share and this node have",
+      .doc = "Also how long the certificates are good. The exit code is 1 if this node "
+             "lacks something or has something else than the share.",
+      .run = cmd_secret_list },
     { .name = "lease adopt",
       .args = "",
       .summary = "go on after the state share was restored from a backup",

@@ -3,7 +3,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "app/ctl/ctl.h"
+#include "app/ctl/ctl_trust.h"
 #include "sys/fence/migrate.h"
 #include "wire/record.h"
 
@@ -169,7 +169,7 @@ static void note_used(struct used *u, const char *entry)
 static bool is_ours(const char *entry)
 {
     return strcmp(entry, "epoch") == 0 || strcmp(entry, "node") == 0 ||
-           strcmp(entry, "request") == 0;
+           strcmp(entry, "request") == 0 || strcmp(entry, "secret") == 0;
 }
 
 static bool on_entry(void *arg, const char *entry, bool is_folder)
@@ -177,7 +177,7 @@ static bool on_entry(void *arg, const char *entry, bool is_folder)
     struct used *u = arg;
 
     if (u->folder[0] == '\0' && is_folder && is_ours(entry))
-        return true; /* looked into below: an empty one is no harm */
+        return true; /* an empty one is no harm: looked into below, secret by its seals */
     if (u->folder[0] == '\0' && strcmp(entry, "cluster") == 0)
         u->has_cluster = true;
     note_used(u, entry);
@@ -322,9 +322,11 @@ static int done(struct ctl *c, bool key_made, const struct migrate_result *db,
            ctl_ink(c, CTL_GREEN), k->name, ctl_ink(c, CTL_PLAIN), id, db->after);
     printf("  1. copy %s to %s over a safe way (scp -p), mode 0600%s\n", k->key_file,
            k->peer, key_made ? "; it was made just now" : ", if it is not there");
-    printf("  2. run redoubt check on both nodes\n"
-           "  3. systemctl enable --now redoubt-node on both nodes\n"
-           "  4. redoubt status\n");
+    printf("  2. run redoubt secret fetch on %s\n"
+           "  3. run redoubt check on both nodes\n"
+           "  4. systemctl enable --now redoubt-node on both nodes\n"
+           "  5. redoubt status\n",
+           k->peer);
     return CTL_OK;
 }
 
@@ -361,6 +363,8 @@ int cmd_init(struct ctl *c)
 
     if (r != CTL_OK)
         return r;
+    if (!c->opt.ca_certificate != !c->opt.ca_key)
+        return ctl_usage("--ca-certificate and --ca-key go together");
     if (!ctl_confirm(c, "Create a new cluster on the state share and in the DBMS?"))
         return ctl_fail(c, CTL_FAILED,
                         &(struct ctl_problem){ "not_confirmed",
@@ -374,6 +378,8 @@ int cmd_init(struct ctl *c)
         r = get_key(c, &key, &key_made);
     if (r == CTL_OK)
         r = migrate(c, &db);
+    if (r == CTL_OK)
+        r = ctl_trust_init(c, &key);
     if (r == CTL_OK)
         r = init_share(c, s, &key);
     smb_free(s);

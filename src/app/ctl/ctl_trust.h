@@ -1,0 +1,25 @@
+/*
+ * ctl_trust: the authority of the cluster and the other secrets, on the share and here.
+ *
+ * Purpose   `redoubt init` makes or takes them, `redoubt secret` brings them to this node.
+ * Shape     On the data share (the state share, if there is no data share) each is a file
+ *           secret/NAME, sealed with the cluster key.  Here they lie in [trust] folder, for root
+ *           and the group redoubt, with a certificate for the servers, which each node makes
+ *           for itself.
+ * Threads   one
+ * Tests     tests/contract/test_ctl.py
+ */
+#ifndef APP_CTL_TRUST_H
+#define APP_CTL_TRUST_H
+
+#include "app/ctl/ctl.h"
+#include "base/mac.h"
+
+/* Makes what is missing on the share, or takes the files of --ca-certificate and --ca-key; and
+ * installs all on this node.  CTL_OK, or the exit code after the error was printed. */
+MUST_USE int ctl_trust_init(struct ctl *c, const struct mac_key *key);
+
+int cmd_secret_fetch(struct ctl *c);
+int cmd_secret_list(struct ctl *c);
+
+#endif
