@@ -16,6 +16,7 @@ from device_world import TOP, Postgres, free_port
 
 REDOUBT = os.environ["REDOUBT"]
 FRESH = ["cluster", "epoch", "epoch/1", "node", "request"]
+SECRETS = ["secret", "secret/ca.key", "secret/ca.pem", "secret/ticket.key"]
 SMB_CONF = """[global]
 server role = standalone server
 interfaces = lo
@@ -233,7 +234,7 @@ def test_check_of_a_good_cluster(node):
     assert "3.1.1" in checks["share.protocol"]["text"]
     assert "not yet published" in checks["nodes.compared"]["text"]
     assert node.server.files() == FRESH
-    assert node.server.files("data") == []
+    assert node.server.files("data") == SECRETS
 
 
 def test_check_says_what_is_wrong(node):
