@@ -32,8 +32,9 @@ enum {
     "outcome, told"
 
 static const char *const sql[RUN_SQL] = {
-    [ADD] = "INSERT INTO run (id, type, params, state, priority, not_before, not_after)"
-            " VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6)",
+    [ADD] = "INSERT INTO run (id, type, params, priority, not_before, not_after, state,"
+            " outcome, finish, ended, told)"
+            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1)",
     [STATE] = "UPDATE run SET attempts = attempts + (state = 0 AND ?2 = 1), state = ?2,"
               " percent = ?3 WHERE id = ?1 AND state < 3",
     [REWIND] = "UPDATE run SET state = 0, percent = 0 WHERE state IN (1, 2)",
@@ -74,26 +75,42 @@ static bool hit(struct spool *s)
     return sqlite3_changes(s->db) == 1;
 }
 
-enum err run_store_accept(struct spool *s, const struct run_row *run,
+static int trim(struct spool *s, int64_t now_s)
+{
+    int n = spool_run(s->run[TRIM], "i", (int64_t)RUNS_KEPT_MAX);
+
+    return n == SQLITE_OK ? spool_run(s->run[TRIM_OLD], "ii", (int64_t)RUNS_KEPT_MIN,
+                                      now_s - (int64_t)RUNS_KEPT_S)
+                          : n;
+}
+
+enum err run_store_accept(struct spool *s, const struct run_row *run, int64_t now_s,
                           const struct event_add *event, struct err_info *info)
 {
+    bool refused = run->state == RUN_FINISHED;
+    struct event_add told = *event;
     uint64_t seq = 0;
 
-    if (number(s->run[OPEN]) >= RUNS_OPEN_MAX)
+    told.run = refused ? &run->id : NULL;
+    if (!refused && number(s->run[OPEN]) >= RUNS_OPEN_MAX)
         return err_set(info, ERR_LIMIT, 0, "%d runs are not finished yet", RUNS_OPEN_MAX);
     if (run->params.n > RUN_PARAMS_MAX || event->body.n > EVENT_BYTES_MAX)
         return err_set(info, ERR_LIMIT, 0, "the order is too big");
     int n = spool_begin(s);
     if (n == SQLITE_OK)
-        n = spool_run(s->run[ADD], "bssiii", run->id.bytes, (size_t)UUID_BYTES,
+        n = spool_run(s->run[ADD], "bssiiiisbi", run->id.bytes, (size_t)UUID_BYTES,
                       str_of(run->type), run->params, (int64_t)run->priority,
-                      run->not_before, run->not_after);
+                      run->not_before, run->not_after, (int64_t)run->state,
+                      str_of(run->outcome), refused ? event->body.p : "",
+                      refused ? event->body.n : (size_t)0, now_s);
     if ((n & 0xff) == SQLITE_CONSTRAINT) {
         spool_undo(s);
         return err_set(info, ERR_EXISTS, 0, "the run is there already");
     }
     if (n == SQLITE_OK)
-        n = event_spool_put(s, event, &seq);
+        n = trim(s, now_s);
+    if (n == SQLITE_OK)
+        n = event_spool_put(s, &told, &seq);
     enum err e = spool_end(s, n, info, "store a run");
     return e == ERR_OK ? event_spool_done(s, event, seq, info) : e;
 }
@@ -135,10 +152,7 @@ enum err run_store_finish(struct spool *s, const struct uuid *id, const char *ou
         return err_set(info, ERR_NOT_FOUND, 0, "no such run, or it is finished");
     }
     if (n == SQLITE_OK)
-        n = spool_run(s->run[TRIM], "i", (int64_t)RUNS_KEPT_MAX);
-    if (n == SQLITE_OK)
-        n = spool_run(s->run[TRIM_OLD], "ii", (int64_t)RUNS_KEPT_MIN,
-                      now_s - (int64_t)RUNS_KEPT_S);
+        n = trim(s, now_s);
     if (n == SQLITE_OK)
         n = event_spool_put(s, &told, &seq);
     enum err e = spool_end(s, n, info, "store the end of a run");

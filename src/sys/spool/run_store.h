@@ -10,7 +10,7 @@
  * Errors    ERR_EXISTS it is there already, ERR_LIMIT too many, ERR_NOT_FOUND, and those of
  *           the spool
  * Threads   loop thread only
- * Tests     tests/unit/test_run_store.c
+ * Tests     tests/unit/test_event_spool.c
  */
 #ifndef SYS_RUN_STORE_H
 #define SYS_RUN_STORE_H
@@ -41,9 +41,11 @@ struct run_row {
     bool told;                     /* the event of its end was stored, and not dropped */
 };
 
-/* Stores the run and the event, both or none. */
+/* Stores the run (RUN_ACCEPTED, or RUN_FINISHED if it is refused) and the event, both or
+ * none. */
 MUST_USE enum err run_store_accept(struct spool *s, const struct run_row *run,
-                                   const struct event_add *event, struct err_info *info);
+                                   int64_t now_s, const struct event_add *event,
+                                   struct err_info *info);
 /* attempts goes up when it becomes RUN_RUNNING from RUN_ACCEPTED. */
 MUST_USE enum err run_store_state(struct spool *s, const struct uuid *id,
                                   enum run_state state, uint32_t percent,
