@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "app/agent/agent.h"
+#include "app/agent/protect.h"
 #include "sys/log/log.h"
 
 enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 };
@@ -339,9 +340,22 @@ static int parse(int argc, char **argv, struct options *o)
     return -1;
 }
 
+/* The processes that the agent starts for itself. */
+static int child_main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "--scanner") == 0)
+        return scanner_main();
+    if (argc == 2 && strcmp(argv[1], "--on-access") == 0)
+        return onaccess_main();
+    return -1;
+}
+
 int main(int argc, char **argv)
 {
     struct options o;
+    int child = child_main(argc, argv);
+    if (child >= 0)
+        return child;
     int code = parse(argc, argv, &o);
     struct agent *a = NULL;
 

@@ -1,0 +1,209 @@
+/*
+ * update: the worker's job that runs freshclam with a configuration of our own.
+ *
+ * Only freshclam writes into the folder of the databases.  It verifies what Talos signed;
+ * custom databases are as trustworthy as the place that they come from.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "app/agent/channel.h"
+#include "app/agent/engine_conf.h"
+#include "app/agent/files.h"
+#include "app/agent/worker.h"
+#include "sys/clamav/session.h"
+
+enum { LIMIT_S = 3600, OUTPUT_BYTES = 4096, SAY_MS = 5000 };
+
+/* Exit codes of freshclam that tell an administrator something (libfreshclam.h). */
+static const struct {
+    int code;
+    const char *text;
+} codes[] = {
+    { 3, "the folder of the databases cannot be used" },
+    { 5, "the source cannot be reached" },
+    { 6, "the source gave an empty file" },
+    { 7, "a database from the source is not genuine" },
+    { 8, "the engine cannot load the new database" },
+    { 9, "the configuration of freshclam is wrong" },
+    { 10, "the folder of the databases may not be written" },
+    { 11, "the source did not give the database" },
+    { 12, "the mirror is older than it says" },
+    { 14, "the update failed" },
+    { 17, "the source refuses this device (403): freshclam waits for 24 hours" },
+    { 18, "the source asks to wait (429)" },
+    { 127, "freshclam is not installed" },
+};
+
+struct update {
+    char own[ENGINE_CONF_MAX], conf[ENGINE_CONF_MAX], output[OUTPUT_BYTES];
+    char folder[256], owner[64];
+};
+
+/* Something that changes whenever a database does. */
+static uint64_t fingerprint(const char *folder, unsigned *files)
+{
+    DIR *dir = opendir(folder);
+    const struct dirent *d;
+    uint64_t sum = 0;
+    struct stat st;
+
+    *files = 0;
+    while (dir && (d = readdir(dir)) != NULL) {
+        uint64_t h = 1469598103934665603u;
+
+        if (strcmp(d->d_name, "freshclam.dat") == 0 ||
+            fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+            !S_ISREG(st.st_mode))
+            continue;
+        for (const char *c = d->d_name; *c; c++)
+            h = (h ^ (unsigned char)*c) * 1099511628211u;
+        h = (h ^ (uint64_t)st.st_size) * 1099511628211u;
+        h = (h ^ (uint64_t)st.st_mtim.tv_sec) * 1099511628211u;
+        sum += h ^ (uint64_t)st.st_mtim.tv_nsec;
+        ++*files;
+    }
+    if (dir)
+        (void)closedir(dir);
+    return sum;
+}
+
+static void find_owner(struct update *u)
+{
+    struct passwd pw, *found = NULL;
+    char buf[1024];
+    struct stat st;
+
+    if (engine_conf_value(str_of(u->own), "DatabaseOwner", u->owner, sizeof(u->owner)))
+        return;
+    if (stat(u->folder, &st) == 0 &&
+        getpwuid_r(st.st_uid, &pw, buf, sizeof(buf), &found) == 0 && found)
+        (void)snprintf(u->owner, sizeof(u->owner), "%s", pw.pw_name);
+}
+
+static bool is_one_word(const char *s)
+{
+    return s[0] != '\0' && strpbrk(s, " \t\r\n\"") == NULL;
+}
+
+/* Where from; false if nobody says it. */
+static bool add_sources(const struct update *u, const json_t *job, struct text *t)
+{
+    const char *source = job_text(job, "source");
+    const json_t *list = json_object_get(job, "custom"), *one;
+    struct text from = *t;
+    size_t i;
+
+    if (is_one_word(source)) {
+        /* A mirror of files: no DNS, increments as far as it has them. */
+        text_add(t, "DatabaseMirror %s\nDNSDatabaseInfo no\n", source);
+    } else {
+        engine_conf_sources(str_of(u->own), t);
+        if (t->n == from.n)
+            text_add(t, "ExcludeDatabase main\nExcludeDatabase daily\n"
+                        "ExcludeDatabase bytecode\nDatabaseMirror localhost\n"
+                        "DNSDatabaseInfo no\n");
+    }
+    bool any = is_one_word(source) || u->own[0] != '\0';
+    json_array_foreach(list, i, one)
+    {
+        const char *url = json_string_value(one);
+
+        if (url && is_one_word(url)) {
+            text_add(t, "DatabaseCustomURL %s\n", url);
+            any = true;
+        }
+    }
+    return any;
+}
+
+static enum err compose(struct update *u, const json_t *job, struct err_info *info)
+{
+    const char *own = job_text(job, "own"), *folder = job_text(job, "databases");
+    struct text t;
+    size_t n;
+
+    if (own[0]) {
+        enum err e = file_load(own, u->own, sizeof(u->own), &n, info);
+
+        if (e != ERR_OK)
+            return e;
+    }
+    (void)snprintf(u->folder, sizeof(u->folder), "%s", folder);
+    if (!u->folder[0] && !engine_conf_value(str_of(u->own), "DatabaseDirectory",
+                                            u->folder, sizeof(u->folder)))
+        (void)snprintf(u->folder, sizeof(u->folder), "/var/lib/clamav");
+    find_owner(u);
+    text_init(&t, u->conf, sizeof(u->conf));
+    text_add(&t, "DatabaseDirectory %s\n", u->folder);
+    if (u->owner[0])
+        text_add(&t, "DatabaseOwner %s\n", u->owner);
+    if (!add_sources(u, job, &t))
+        return err_set(info, ERR_CONFIG, 0, "no source of signatures is configured");
+    return t.cut ? err_set(info, ERR_LIMIT, 0, "the configuration is too long") : ERR_OK;
+}
+
+static enum err judge(int code, const char *output, struct err_info *info)
+{
+    const char *text = "freshclam failed";
+
+    if (code == 0 || code == 1)
+        return ERR_OK;
+    for (size_t i = 0; i < LEN(codes); i++)
+        if (codes[i].code == code)
+            text = codes[i].text;
+    if (strstr(output, "cool-down") || strstr(output, "cooldown"))
+        text = codes[10].text;
+    return err_set(info, ERR_IO, 0, "%s (freshclam ends with %d)", text, code);
+}
+
+static enum err run(struct worker *w, struct update *u, const json_t *job, json_t *out,
+                    struct err_info *info)
+{
+    char config[300], none[64];
+    char *argv[] = { (char[]){ "freshclam" }, (char[]){ "--stdout" }, config, NULL };
+    struct command c = { argv, LIMIT_S, u->output, sizeof(u->output), false };
+    const char *path = job_text(job, "conf");
+    unsigned files;
+    int code = 0;
+    enum err e = file_store(path, str_of(u->conf), NULL, info);
+
+    (void)snprintf(config, sizeof(config), "--config-file=%s", path);
+    uint64_t before = fingerprint(u->folder, &files);
+    if (e == ERR_OK)
+        e = command_run(w, &c, &code, info);
+    if (e == ERR_OK)
+        e = judge(code, u->output, info);
+    bool changed = fingerprint(u->folder, &files) != before;
+    /* Without this clamd sees it by itself, within ten minutes. */
+    if (changed && clamav_say(job_text(job, "clamd"), "zRELOAD", SAY_MS, none,
+                              sizeof(none), NULL) != ERR_OK)
+        (void)json_object_set_new(out, "reload", json_false());
+    (void)json_object_set_new(out, "changed", json_boolean(changed));
+    (void)json_object_set_new(out, "files", json_integer((json_int_t)files));
+    (void)json_object_set_new(out, "exit", json_integer(code));
+    if (e != ERR_OK) {
+        size_t n = strlen(u->output), tail = n > 800 ? n - 800 : 0;
+
+        (void)json_object_set_new(out, "output", channel_text(u->output + tail, 800));
+    }
+    return e;
+}
+
+enum err update_job(struct worker *w, const json_t *job, json_t *out,
+                    struct err_info *info)
+{
+    struct update *u = calloc(1, sizeof(*u));
+
+    if (!u)
+        return err_set(info, ERR_MEMORY, ENOMEM, "update");
+    enum err e = compose(u, job, info);
+    if (e == ERR_OK)
+        e = run(w, u, job, out, info);
+    free(u);
+    return e;
+}

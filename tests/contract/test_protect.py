@@ -1,0 +1,380 @@
+"""The protection of a device, with a real clamd and freshclam, without the rest of the agent."""
+import contextlib
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+
+import pytest
+
+DRIVE = os.environ.get("PROTECT_DRIVE", "build/tests/contract/protect_drive")
+MARKER = b"a harmless marker of our own"
+
+pytestmark = pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("clamd") or not shutil.which("freshclam"),
+    reason="needs root, clamd and freshclam")
+
+
+def eventually(what, check, seconds=15.0):
+    end = time.monotonic() + seconds
+    while True:
+        value = check()
+        if value:
+            return value
+        assert time.monotonic() < end, f"did not happen in {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def text_of(path):
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def put(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+    return path
+
+
+class Engine:
+    """clamd, kept running by a loop, as a service manager would."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.socket = os.path.join(folder, "clamd.sock")
+        self.conf = os.path.join(folder, "clamd.conf")
+        self.databases = os.path.join(folder, "db")
+        self.pid_file = os.path.join(folder, "clamd.pid")
+        os.mkdir(self.databases)
+        put(os.path.join(self.databases, "own.ndb"),
+            b"Own.Marker:0:*:" + MARKER.hex().encode() + b"\n")
+        put(self.conf, f"LocalSocket {self.socket}\nDatabaseDirectory {self.databases}\n"
+            f"PidFile {self.pid_file}\nForeground yes\nUser root\nMaxThreads 3\n"
+            "MaxFileSize 5M\n# a comment\n".encode())
+        self.restart = os.path.join(folder, "restart")
+        put(self.restart, f"#!/bin/sh\nkill $(cat {self.pid_file})\n".encode())
+        os.chmod(self.restart, 0o755)
+        self.wanted = True
+        self.process = None
+        self.thread = threading.Thread(target=self.keep, daemon=True)
+        self.thread.start()
+        eventually("clamd answers", self.answers, 30)
+
+    def keep(self):
+        while self.wanted:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.socket)
+            self.process = subprocess.Popen(["clamd", "--config-file", self.conf],
+                                            stdout=subprocess.DEVNULL,
+                                            stderr=subprocess.DEVNULL)
+            self.process.wait()
+            time.sleep(0.2)
+
+    def answers(self):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(2)
+            try:
+                s.connect(self.socket)
+                s.sendall(b"zPING\0")
+                return s.recv(16) == b"PONG\0"
+            except OSError:
+                return False
+
+    def kill(self, how=signal.SIGKILL):
+        self.process.send_signal(how)
+
+    def stop(self):
+        self.wanted = False
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.thread.join(10)
+
+
+class Drive:
+    """The protection of a device; everything that its hooks say is kept."""
+
+    def __init__(self, folder, engine, **settings):
+        self.folder = folder
+        self.state = os.path.join(folder, "state")
+        self.conf = os.path.join(folder, "agent.conf")
+        values = {"server": "127.0.0.1:1", "clamd": engine.socket, "state_dir": self.state,
+                  "engine_restart": engine.restart, **settings}
+        put(self.conf, ("[agent]\n" + "".join(f"{k}={v}\n" for k, v in values.items()))
+            .encode())
+        self.said = []
+        self.start()
+
+    def start(self):
+        self.log = open(os.path.join(self.folder, "log"), "ab")
+        self.process = subprocess.Popen([DRIVE, self.conf], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.log)
+        threading.Thread(target=self.read, args=[self.process.stdout], daemon=True).start()
+
+    def read(self, stream):
+        for line in stream:
+            self.said.append(json.loads(line))
+
+    def send(self, **message):
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def policy(self, **settings):
+        """Settings with '__' for '.'; waits for the answer."""
+        tag = uuid.uuid4().hex * 2
+        settings = {"onaccess__mode": "off", **settings}
+        self.send(do="policy", hash=tag,
+                  policy={k.replace("__", "."): v for k, v in settings.items()})
+        return eventually("the policy is applied",
+                          lambda: next((m for m in self.said if m["hook"] == "policy"
+                                        and m["hash"] == tag), None), 60)
+
+    def run(self, what, **params):
+        run = str(uuid.uuid4())
+        self.send(do="run", run=run, type=what, params=params)
+        return run
+
+    def done(self, run, seconds=30):
+        return eventually(f"the end of the run\n{text_of(os.path.join(self.folder, 'log'))[-2000:]}"
+                          f"\n{self.said[-10:]}",
+                          lambda: next((m for m in self.said if m["hook"] == "done"
+                                        and m["run"] == run), None), seconds)
+
+    def events(self, kind):
+        return [m["data"] for m in self.said if m["hook"] == "event" and m["kind"] == kind]
+
+    def facts(self):
+        before = len([m for m in self.said if m["hook"] == "facts"])
+        self.send(do="facts")
+        return eventually("facts", lambda: [m for m in self.said if m["hook"] == "facts"]
+                          [before:])[-1]
+
+    def progress(self, run):
+        return [m for m in self.said if m["hook"] == "progress" and m["run"] == run]
+
+    def quarantined(self):
+        folder = os.path.join(self.state, "quarantine")
+        return [n for n in os.listdir(folder) if len(n) == 36]
+
+    def stop(self):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        assert self.process.wait(10) == 0
+        log = text_of(os.path.join(self.folder, "log"))
+        assert "BUG" not in log and "Sanitizer" not in log, log
+
+
+@pytest.fixture(scope="module", name="engine")
+def _engine():
+    with tempfile.TemporaryDirectory(prefix="redoubt-protect-") as folder:
+        os.chmod(folder, 0o755)
+        engine = Engine(folder)
+        yield engine
+        engine.stop()
+
+
+@pytest.fixture(name="folder")
+def _folder():
+    """A folder without symbolic links in its path."""
+    with tempfile.TemporaryDirectory(prefix="redoubt-protect-") as folder:
+        yield os.path.realpath(folder)
+
+
+@pytest.fixture(name="drive")
+def _drive(folder, engine):
+    drive = Drive(folder, engine)
+    yield drive
+    drive.stop()
+
+
+@pytest.fixture(name="tree")
+def _tree(folder):
+    """Two hundred files, three of them infected, and what a walker may fall over."""
+    top = os.path.join(folder, "tree")
+    for d in range(10):
+        os.makedirs(os.path.join(top, f"d{d}", "e"))
+        for n in range(20):
+            put(os.path.join(top, f"d{d}", "e", f"f{n}"), f"file {d} {n}\n".encode() * 50)
+    evil = [put(os.path.join(top, p), b"x" * 100 + MARKER)
+            for p in ("evil", "d3/e/evil: OK", "d7/\udce9vil")]
+    os.mkfifo(os.path.join(top, "fifo"))
+    os.symlink(top, os.path.join(top, "d1", "loop"))
+    os.symlink("/proc/kcore", os.path.join(top, "d1", "kcore"))
+    put(os.path.join(top, "empty"), b"")
+    with open(os.path.join(top, "huge"), "wb") as file:
+        file.truncate(3 << 20)
+    return top, evil
+
+
+def test_a_scan_finds_and_cures(drive, tree):
+    top, evil = tree
+    drive.policy(engine__max_file_size_mib=2)
+    run = drive.run("scan", mode="paths", paths=[top], cpu_percent=100)
+    done = drive.done(run)
+    assert done["outcome"] == "done", done
+    counts = done["result"]["counts"]
+    assert counts["found"] == counts["cured"] == 3 and counts["errors"] == 0, counts
+    assert counts["scanned"] == 204 and counts["skipped"] == 1, counts
+    assert counts["total"] == 205
+    assert not any(os.path.lexists(p) for p in evil)
+    assert len(drive.quarantined()) == 3
+    found = drive.events("threat_found")
+    assert sorted(f["path"] for f in found) == sorted(
+        [evil[0], evil[1], evil[2].replace("\udce9", "?")])
+    assert {f["threat"] for f in found} == {"Own.Marker.UNOFFICIAL"}
+    assert all(len(f["sha256"]) == 64 and f["size"] == 100 + len(MARKER) for f in found)
+    assert len(drive.events("threat_cured")) == len(drive.events("quarantine_added")) == 3
+    for name in drive.quarantined():
+        with open(os.path.join(drive.state, "quarantine", name), "rb") as file:
+            assert MARKER not in file.read()
+    assert drive.facts()["threats"] == 0 and drive.facts()["last_scan"] == 0
+
+
+def test_restore_and_delete(drive, tree):
+    top, evil = tree
+    drive.policy()
+    drive.done(drive.run("scan", mode="paths", paths=[top], cpu_percent=100))
+    added = {a["path"]: a for a in drive.events("quarantine_added")}
+    run = drive.run("quarantine_restore", item=added[evil[0]]["item"])
+    assert drive.done(run)["outcome"] == "done"
+    with open(evil[0], "rb") as file:
+        assert file.read() == b"x" * 100 + MARKER
+    assert drive.events("quarantine_restored")[0]["item"] == added[evil[0]]["item"]
+    again = drive.done(drive.run("quarantine_restore", item=added[evil[0]]["item"]))
+    assert again["outcome"] == "failed"
+    assert drive.done(drive.run("quarantine_delete", item=added[evil[1]]["item"]))["outcome"] \
+        == "done"
+    assert len(drive.quarantined()) == 1
+    # A file that was restored on purpose is not taken again.
+    counts = drive.done(drive.run("scan", mode="paths", paths=[top],
+                                  cpu_percent=100))["result"]["counts"]
+    assert counts["found"] == 0 and os.path.exists(evil[0])
+
+
+def test_without_quarantine_threats_stay_open(drive, tree):
+    top, evil = tree
+    drive.policy(quarantine__enabled=False)
+    done = drive.done(drive.run("scan", mode="paths", paths=[top], cpu_percent=100))
+    assert done["result"]["counts"]["found"] == 3 and done["result"]["counts"]["cured"] == 0
+    assert len(drive.events("threat_not_cured")) == 3
+    assert drive.facts()["threats"] == 3
+    os.unlink(evil[0])
+    drive.done(drive.run("scan", mode="paths", paths=[top], cpu_percent=100))
+    assert drive.facts()["threats"] == 2
+    drive.stop()
+    drive.start()  # and it is known after a restart
+    assert drive.facts()["threats"] == 2
+
+
+def test_exclusions(drive, tree):
+    top, evil = tree
+    drive.policy(exclusions__paths=[f"{top}/d*", f"{top}/huge"])
+    counts = drive.done(drive.run("scan", mode="paths", paths=[top],
+                                  cpu_percent=100))["result"]["counts"]
+    assert counts["total"] == 2 and counts["found"] == 1
+    assert os.path.exists(evil[1]) and not os.path.exists(evil[0])
+
+
+def test_quick_scan_counts_as_the_last_one(drive, tree):
+    drive.policy(scan__quick_paths=[tree[0]], scan__cpu_percent=100)
+    assert drive.done(drive.run("scan", mode="quick"))["outcome"] == "done"
+    assert abs(drive.facts()["last_scan"] - time.time()) < 60
+
+
+def slow_tree(folder, files=400, size=200_000):
+    top = os.path.join(folder, "slow")
+    os.mkdir(top)
+    for n in range(files):
+        put(os.path.join(top, f"f{n}"), os.urandom(32) * (size // 32))
+    return top
+
+
+def test_pause_resume_cancel(drive, folder):
+    top = slow_tree(folder)
+    drive.policy()
+    run = drive.run("scan", mode="paths", paths=[top], cpu_percent=5)
+    eventually("it makes progress", lambda: any(m["counts"] and m["counts"]["scanned"] > 3
+                                                for m in drive.progress(run)))
+    drive.send(do="pause", run=run)
+    eventually("it pauses", lambda: drive.progress(run)[-1]["state"] == "paused")
+    time.sleep(1)
+    first = drive.progress(run)[-1]["counts"]["scanned"]
+    time.sleep(1.2)
+    assert drive.progress(run)[-1]["counts"]["scanned"] == first
+    drive.send(do="resume", run=run)
+    eventually("it goes on", lambda: drive.progress(run)[-1]["counts"]["scanned"] > first)
+    percents = [m["percent"] for m in drive.progress(run)]
+    assert percents == sorted(percents) and percents[-1] < 100
+    drive.send(do="cancel", run=run)
+    done = drive.done(run, 10)
+    assert done["outcome"] == "cancelled" and done["result"]["counts"]["scanned"] < 400
+
+
+def test_a_limit_of_the_processor_is_kept(drive, folder, engine):
+    top = slow_tree(folder, 60, 400_000)
+    drive.policy()
+
+    def cpu():
+        fields = text_of(f"/proc/{engine.process.pid}/stat").rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    begin, used = time.monotonic(), cpu()
+    run = drive.run("scan", mode="paths", paths=[top], cpu_percent=20)
+    assert drive.done(run, 120)["outcome"] == "done"
+    wall, used = time.monotonic() - begin, cpu() - used
+    assert used / wall < 0.30, (used, wall)
+
+
+def test_clamd_killed_in_the_middle(drive, folder, engine):
+    top = slow_tree(folder)
+    put(os.path.join(top, "zz-evil"), MARKER)
+    drive.policy()
+    run = drive.run("scan", mode="paths", paths=[top], cpu_percent=30)
+    for n in (1, 2):
+        eventually("it makes progress", lambda n=n: any(
+            m["counts"] and m["counts"]["scanned"] > 20 * n for m in drive.progress(run)))
+        engine.kill()
+        eventually("clamd is back", engine.answers, 30)
+    done = drive.done(run, 120)
+    assert done["outcome"] == "done", done
+    counts = done["result"]["counts"]
+    assert counts["scanned"] == 401 and counts["found"] == 1 and counts["errors"] == 0, counts
+
+
+def test_files_that_vanish_are_nothing(drive, folder):
+    top = slow_tree(folder, 200, 50_000)
+    drive.policy()
+    run = drive.run("scan", mode="paths", paths=[top], cpu_percent=20)
+    eventually("it began", lambda: any(m["counts"] for m in drive.progress(run)))
+    for n in range(0, 200, 2):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(top, f"f{n}"))
+    done = drive.done(run, 60)
+    assert done["outcome"] == "done" and done["result"]["counts"]["errors"] == 0
+
+
+def test_bad_tasks_are_refused_with_words(drive):
+    drive.policy()
+    for what, params in (("dance", {}), ("scan", {"mode": "all"}), ("scan", {}),
+                         ("scan", {"mode": "paths", "paths": ["relative"]}),
+                         ("scan", {"mode": "full", "cpu_percent": 500}),
+                         ("quarantine_restore", {"item": "../../etc/passwd"}),
+                         ("quarantine_delete", {}), ("update", {})):
+        done = drive.done(drive.run(what, **params))
+        assert done["outcome"] == "failed" and done["result"]["error"], (what, done)
+
+
+def test_inventory(drive):
+    drive.policy()
+    assert drive.done(drive.run("inventory"), 60)["outcome"] == "done"
+    data, = drive.events("inventory")
+    assert data["packages"]["count"] > 50 and data["cpu"]["count"] == os.cpu_count()
+    assert data["system"]["kernel"] == os.uname().release and data["disks"]
+    assert len(json.dumps(data)) < 16384
