@@ -449,9 +449,8 @@ $$;
 
 -- How bad it is when something has an age: warning and critical after hours (0: never), and
 -- when that changes by time alone.
-CREATE FUNCTION redoubt.judge_age(since timestamptz, warning_h integer, critical_h integer,
-                                  OUT severity text, OUT hours integer, OUT due timestamptz)
-LANGUAGE sql STABLE AS $$
+CREATE FUNCTION redoubt.judge_age(since timestamptz, warning_h integer, critical_h integer)
+RETURNS TABLE (severity text, hours integer, due timestamptz) LANGUAGE sql STABLE AS $$
     WITH t AS (
         SELECT CASE WHEN warning_h > 0 THEN since + make_interval(hours => warning_h) END AS w,
                CASE WHEN critical_h > 0 THEN since + make_interval(hours => critical_h) END AS c)
