@@ -370,6 +370,7 @@ $$;
 
 CREATE TABLE redoubt.move_rule (
     position integer PRIMARY KEY,
+    name     text NOT NULL DEFAULT '',
     tag      text,
     address  inet,
     os       text,

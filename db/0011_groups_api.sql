@@ -379,7 +379,7 @@ BEGIN
     RETURN jsonb_build_object('status', 200, 'version', list.version,
         'body', jsonb_build_object('version', list.version, 'changed_at', list.changed_at,
             'rules', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
-                          'tag', r.tag, 'address', r.address, 'os', r.os,
+                          'name', nullif(r.name, ''), 'tag', r.tag, 'address', r.address, 'os', r.os,
                           'group', redoubt.group_brief(r.group_id), 'override', r.override))
                           ORDER BY r.position), '[]')
                       FROM redoubt.move_rule r)));
@@ -393,14 +393,14 @@ DECLARE
 BEGIN
     IF jsonb_typeof(rule) <> 'object' THEN
         RETURN 'it must be an object';
-    ELSIF rule - ARRAY['tag', 'address', 'os', 'group', 'override'] <> '{}' THEN
-        RETURN 'it may have tag, address, os, group and override only';
+    ELSIF rule - ARRAY['name', 'tag', 'address', 'os', 'group', 'override'] <> '{}' THEN
+        RETURN 'it may have name, tag, address, os, group and override only';
     ELSIF NOT rule ?| ARRAY['tag', 'address', 'os'] THEN
         RETURN 'it needs a tag, an address or an os';
     ELSIF jsonb_typeof(coalesce(rule -> 'override', 'false')) <> 'boolean' THEN
         RETURN 'override must be true or false';
     END IF;
-    FOREACH key IN ARRAY ARRAY['tag', 'address', 'os'] LOOP
+    FOREACH key IN ARRAY ARRAY['name', 'tag', 'address', 'os'] LOOP
         IF rule ? key AND (jsonb_typeof(rule -> key) <> 'string'
                            OR rule ->> key !~ '^[^[:cntrl:]]{1,64}$') THEN
             RETURN key || ' must be a text of 1 to 64 characters';
@@ -416,7 +416,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- body: {"rules": [{"tag"?, "address"?, "os"?, "group": id or path, "override"?}]}, all rules
+-- body: {"rules": [{"name"?, "tag"?, "address"?, "os"?, "group": id or path, "override"?}]}, all rules
 -- in their order.  Devices are moved by the next calls of judge_stale.
 CREATE FUNCTION redoubt.api_rules_put(actor jsonb, path jsonb, query jsonb, body jsonb)
 RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $$
@@ -443,8 +443,9 @@ BEGIN
             PERFORM redoubt.api_refuse(422, 'A rule is not valid',
                 format('Rule %s: %s.', r.n, why), 'Nothing was changed.', 'rule_invalid');
         END IF;
-        INSERT INTO redoubt.move_rule (position, tag, address, os, group_id, override)
-        VALUES (r.n, r.rule ->> 'tag', (r.rule ->> 'address')::inet, r.rule ->> 'os',
+        INSERT INTO redoubt.move_rule (position, name, tag, address, os, group_id,
+                                       override)
+        VALUES (r.n, coalesce(r.rule ->> 'name', ''), r.rule ->> 'tag', (r.rule ->> 'address')::inet, r.rule ->> 'os',
                 (redoubt.api_group(actor, coalesce(r.rule #>> '{group,id}', r.rule ->> 'group'),
                                    'administrator')).id,
                 coalesce((r.rule -> 'override')::boolean, false));

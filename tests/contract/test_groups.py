@@ -660,9 +660,11 @@ def test_who_was_moved_by_hand_stays_unless_a_rule_overrides(api):
 def test_rules_have_a_version_and_are_checked(api):
     api.group("/", "a")
     first = api.whole("rules_get")
-    second = api.whole("rules_put", body={"rules": [{"tag": "t", "group": "/a"}]})
+    second = api.whole("rules_put", body={"rules": [{"name": "r", "tag": "t",
+                                                            "group": "/a"}]})
     assert second["version"] == first["version"] + 1
     assert second["body"]["rules"][0]["group"]["path"] == "/a"
+    assert second["body"]["rules"][0]["name"] == "r"
     back = api("rules_put", body={"rules": second["body"]["rules"]})
     assert back["rules"] == second["body"]["rules"]
     for wrong in (5, {}, {"group": "/a"}, {"tag": "", "group": "/a"}, {"tag": 5, "group": "/a"},

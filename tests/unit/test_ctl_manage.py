@@ -278,10 +278,11 @@ def test_device_list_filters(api):
 
 def test_device_show(api):
     api.say("GET", f"/v1/devices/{ID}", {
-        "id": ID, "name": "alpha", "group_path": "/S", "status": "critical", "tags": [],
+        "id": ID, "name": "alpha", "group": {"path": "/S"}, "status": "critical", "tags": [],
         "reasons": [{"id": "engine_down", "text": "The engine\x07 is down.",
                      "severity": "critical"}],
-        "description": {"os.type": "linux", "x": {"y": 1}}})
+        "description": {"identifying": {"service.name": "a"},
+                        "non_identifying": {"os.type": "linux", "x": {"y": 1}}}})
     out = run("device", "show", "alpha", api=api).stdout
     for words in ("Group             /S", "critical: The engine\\x07 is down.",
                   "os.type: linux", 'x: {"y":1}'):
@@ -400,8 +401,8 @@ def test_policy_show_effective_and_catalogue(api):
     api.say("GET", POLICY, {"settings": {}})
     assert "Nothing is set here" in run("policy", "show", "/S", api=api).stdout
     api.say("GET", "/v1/groups/%2FS/effective", {
-        "settings": {"a": 1, "b": [1]}, "sources": {"a": {"group": ID, "locked": True,
-                                                          "group_path": "/"}}})
+        "settings": {"a": {"value": 1, "locked": True, "from": "/"},
+                     "b": {"value": [1], "locked": False, "from": None}}})
     api.answers["GET", f"/v1/devices/{ID}/policy"] = api.answers["GET",
                                                                  "/v1/groups/%2FS/effective"]
     for args in (["policy", "effective", "/S"], ["device", "policy", "alpha"]):
@@ -417,9 +418,10 @@ def test_policy_show_effective_and_catalogue(api):
 
 def test_rules(api, tmp_path):
     rules = [{"name": "linux", "group": "/S", "os": "linux"}]
-    api.say("GET", "/v1/rules", {"rules": rules})
-    api.say("PUT", "/v1/rules", lambda a: (200, a.body))
-    assert "linux" in run("rules", "show", api=api).stdout
+    told = {"rules": [dict(rules[0], group={"id": ID, "path": "/S"}, override=False)]}
+    api.say("GET", "/v1/rules", told)
+    api.say("PUT", "/v1/rules", told)
+    assert "/S" in run("rules", "show", api=api).stdout
     file = tmp_path / "rules.yaml"
     file.write_text("- name: linux\n  group: /S\n  os: linux\n")
     assert "linux" in run("rules", "set", "-f", str(file), api=api).stdout

@@ -3,11 +3,11 @@
 static const struct column device_columns[] = {
     { "ID", "id", CELL_ID },
     { "NAME", "name", CELL_TEXT },
-    { "GROUP", "group_path", CELL_TEXT },
+    { "GROUP", "group.path", CELL_TEXT },
     { "STATUS", "status", CELL_TEXT },
     { "STATE", "state", CELL_TEXT },
     { "CONNECTED", "connected", CELL_TEXT },
-    { "POLICY", "policy_state", CELL_TEXT },
+    { "POLICY", "policy.state", CELL_TEXT },
     { "LAST SEEN", "last_seen", CELL_AGO },
     { "TAGS", "tags", CELL_LIST },
 };
@@ -15,21 +15,21 @@ static const struct column device_columns[] = {
 static const struct column device_fields[] = {
     { "Id", "id", CELL_TEXT },
     { "Name", "name", CELL_TEXT },
-    { "Calls itself", "own_name", CELL_TEXT },
-    { "Group", "group_path", CELL_TEXT },
+    { "Calls itself", "told_name", CELL_TEXT },
+    { "Group", "group.path", CELL_TEXT },
     { "Tags", "tags", CELL_LIST },
     { "State", "state", CELL_TEXT },
     { "Status", "status", CELL_TEXT },
     { "Since", "status_at", CELL_TIME },
     { "Connected", "connected", CELL_TEXT },
-    { "To node", "connected_node", CELL_TEXT },
+    { "To node", "connection.node", CELL_TEXT },
     { "Address", "address", CELL_TEXT },
-    { "Policy", "policy_state", CELL_TEXT },
-    { "Policy error", "policy_error", CELL_TEXT },
+    { "Policy", "policy.state", CELL_TEXT },
+    { "Policy error", "policy.error", CELL_TEXT },
     { "First seen", "first_seen", CELL_TIME },
     { "Last seen", "last_seen", CELL_AGO },
-    { "Certificate", "serial", CELL_TEXT },
-    { "Certificate ends", "not_after", CELL_TIME },
+    { "Certificate", "certificate.serial", CELL_TEXT },
+    { "Certificate ends", "certificate.not_after", CELL_TIME },
 };
 
 static int device_path(struct ctl *c, const char *word, const char *what, struct where *w)
@@ -130,7 +130,8 @@ static void print_device(const struct ctl *c, const json_t *d)
     }
     if (json_is_object(facts) && json_object_size(facts) > 0) {
         printf("What it tells of itself:\n");
-        print_facts(facts);
+        print_facts(json_object_get(facts, "identifying"));
+        print_facts(json_object_get(facts, "non_identifying"));
     }
 }
 

@@ -77,10 +77,11 @@ int cmd_group_list(struct ctl *c)
 int cmd_group_show(struct ctl *c)
 {
     static const struct column fields[] = {
-        { "Path", "path", CELL_TEXT },       { "Id", "id", CELL_TEXT },
-        { "Name", "name", CELL_TEXT },       { "Parent", "parent", CELL_TEXT },
-        { "Devices", "devices", CELL_TEXT }, { "Policy", "policy_hash", CELL_ID },
-        { "Made", "created_at", CELL_TIME }, { "Version", "version", CELL_TEXT },
+        { "Path", "path", CELL_TEXT },         { "Id", "id", CELL_TEXT },
+        { "Name", "name", CELL_TEXT },         { "Parent", "parent", CELL_TEXT },
+        { "Devices", "devices", CELL_TEXT },   { "Groups below", "groups", CELL_TEXT },
+        { "Settings", "settings", CELL_TEXT }, { "Made", "created_at", CELL_TIME },
+        { "Version", "version", CELL_TEXT },
     };
     json_t *answer = NULL;
     struct where w;

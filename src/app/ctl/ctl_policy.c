@@ -15,28 +15,22 @@ static int policy_path(const char *group, const char *what, struct where *w)
     return CTL_OK;
 }
 
-/* {"key":{"value":v,"locked":bool,...}} or {"key":v} as rows. */
-static json_t *rows_of(const json_t *settings, const json_t *sources)
+/* {"key":{"value":v,"locked":bool,"from":path or null}} as rows. */
+static json_t *rows_of(const json_t *settings)
 {
     json_t *rows = json_array(), *v;
     const char *key;
 
     json_object_foreach((json_t *)(uintptr_t)settings, key, v)
     {
-        json_t *value = json_object_get(v, "value"), *row = json_object(),
-               *source = json_object_get(sources, key);
+        json_t *row = json_object();
 
         (void)json_object_set_new(row, "key", json_string(key));
-        (void)json_object_set(row, "value", value ? value : v);
+        (void)json_object_set(row, "value", json_object_get(v, "value"));
         (void)json_object_set_new(
-            row, "locked",
-            json_string(ctl_bool(v, "locked", ctl_bool(source, "locked", false))
-                            ? "locked"
-                            : ""));
-        (void)json_object_set_new(
-            row, "group",
-            json_string(
-                ctl_str(source, "group_path", ctl_str(source, "group", "default"))));
+            row, "locked", json_string(ctl_bool(v, "locked", false) ? "locked" : ""));
+        (void)json_object_set_new(row, "from",
+                                  json_string(ctl_str(v, "from", "default")));
         (void)json_array_append_new(rows, row);
     }
     return rows;
@@ -49,7 +43,7 @@ static void print_settings(const struct ctl *c, const json_t *answer)
         { "LOCKED", "locked", CELL_TEXT },
         { "VALUE", "value", CELL_JSON },
     };
-    json_t *rows = rows_of(json_object_get(answer, "settings"), NULL);
+    json_t *rows = rows_of(json_object_get(answer, "settings"));
 
     print_table(c, rows, own, LEN(own),
                 "Nothing is set here: all comes from the groups above.");
@@ -60,12 +54,11 @@ static void print_effective(const struct ctl *c, const json_t *answer)
 {
     static const struct column all[] = {
         { "SETTING", "key", CELL_TEXT },
-        { "FROM", "group", CELL_TEXT },
+        { "FROM", "from", CELL_TEXT },
         { "LOCKED", "locked", CELL_TEXT },
         { "VALUE", "value", CELL_JSON },
     };
-    json_t *rows =
-        rows_of(json_object_get(answer, "settings"), json_object_get(answer, "sources"));
+    json_t *rows = rows_of(json_object_get(answer, "settings"));
 
     print_table(c, rows, all, LEN(all), "No settings.");
     json_decref(rows);
@@ -297,13 +290,9 @@ int cmd_policy_unlock(struct ctl *c)
 static void print_rules(const struct ctl *c, const json_t *answer)
 {
     static const struct column columns[] = {
-        { "NAME", "name", CELL_TEXT },
-        { "GROUP", "group", CELL_TEXT },
-        { "TAG", "tag", CELL_TEXT },
-        { "ADDRESS", "address", CELL_TEXT },
-        { "OS", "os", CELL_TEXT },
-        { "NAMES", "host", CELL_TEXT },
-        { "OVERRIDE", "override", CELL_TEXT },
+        { "NAME", "name", CELL_TEXT }, { "GROUP", "group.path", CELL_TEXT },
+        { "TAG", "tag", CELL_TEXT },   { "ADDRESS", "address", CELL_TEXT },
+        { "OS", "os", CELL_TEXT },     { "OVERRIDE", "override", CELL_TEXT },
     };
     const json_t *rules = json_object_get(answer, "rules");
 
