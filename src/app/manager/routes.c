@@ -46,7 +46,7 @@ static const struct route table[] = {
     WRITE("PUT", "/v1/rules", "api_rules_put", ADMINISTRATOR, BODY_NEEDED, "", "api_rules_get"),
     GET("/v1/settings", "api_settings_list", PAGE),
 
-    GET("/v1/tasks", "api_tasks_list", PAGE),
+    GET("/v1/tasks", "api_tasks_list", "name " PAGE),
     WRITE("POST", "/v1/tasks", "api_task_create", OPERATOR, BODY_NEEDED, "", NULL),
     GET("/v1/tasks/{id}", "api_task_get", ""),
     WRITE("PATCH", "/v1/tasks/{id}", "api_task_patch", OPERATOR, BODY_NEEDED, "", "api_task_get"),
@@ -57,7 +57,7 @@ static const struct route table[] = {
     WRITE("POST", "/v1/tasks/{id}/resume", "api_task_resume", OPERATOR, BODY_OPTIONAL, "", NULL),
     GET("/v1/tasks/{id}/occurrences", "api_occurrences_list", PAGE),
     GET("/v1/occurrences/{id}", "api_occurrence_get", ""),
-    GET("/v1/occurrences/{id}/runs", "api_runs_list", "state outcome " PAGE),
+    GET("/v1/occurrences/{id}/runs", "api_runs_list", "device state outcome " PAGE),
 
     GET("/v1/events", "api_events_list", "after kind severity device group since until wait_s " PAGE),
     GET("/v1/audit", "api_audit_list", "actor action object since until " PAGE),
