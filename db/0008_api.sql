@@ -377,6 +377,346 @@ BEGIN
     RETURN jsonb_build_object('status', 200, 'body', redoubt.api_token_json(t));
 END $$;
 
+-- --- tasks (0007) ---------------------------------------------------------------------------
+
+CREATE FUNCTION redoubt.occurrence_json(o redoubt.occurrence) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('id', o.id, 'task', o.task_id, 'task_name', t.name,
+        'type', o.type, 'params', o.params, 'at', o.at, 'not_before', o.not_before,
+        'not_after', o.not_after, 'state', o.state, 'complete', o.complete,
+        'created_at', o.created_at, 'created_by', o.created_by, 'finished_at', o.finished_at,
+        'totals', coalesce(o.totals, redoubt.occurrence_totals(o.id)))
+    FROM redoubt.task t WHERE t.id = o.task_id
+$$;
+
+CREATE FUNCTION redoubt.task_json(t redoubt.task) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('id', t.id, 'name', t.name, 'enabled', t.enabled,
+        'next_at', t.next_at, 'created_at', t.created_at, 'created_by', t.created_by,
+        'changed_at', t.changed_at, 'version', t.version) || t.spec
+$$;
+
+-- Whether an actor may see a task: one with a scope those made within it, and those for a
+-- group within it.
+CREATE FUNCTION redoubt.task_visible(actor jsonb, t redoubt.task) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    groups constant uuid[] := redoubt.scope_groups(actor);
+BEGIN
+    RETURN groups IS NULL OR coalesce(t.scope <@ groups, false)
+        OR coalesce((t.spec #>> '{target,group}')::uuid = ANY (groups), false);
+END $$;
+
+-- The task of a path, if the actor may see it (and, to change it, has the role).
+CREATE FUNCTION redoubt.task_of(actor jsonb, path jsonb, change boolean DEFAULT false)
+RETURNS redoubt.task LANGUAGE plpgsql AS $$
+DECLARE
+    t redoubt.task;
+BEGIN
+    PERFORM redoubt.require(actor, CASE WHEN change THEN 'operator' ELSE 'auditor' END);
+    IF change THEN
+        PERFORM redoubt.check_epoch();
+        SELECT * INTO t FROM redoubt.task k
+        WHERE k.id = redoubt.api_uuid(path, 'id') AND k.deleted_at IS NULL FOR UPDATE;
+    ELSE
+        SELECT * INTO t FROM redoubt.task k
+        WHERE k.id = redoubt.api_uuid(path, 'id') AND k.deleted_at IS NULL;
+    END IF;
+    IF NOT FOUND OR NOT redoubt.task_visible(actor, t) THEN
+        PERFORM redoubt.api_refuse(404, 'Not found', 'There is no such task.', '');
+    END IF;
+    RETURN t;
+END $$;
+
+CREATE FUNCTION redoubt.task_next(t redoubt.task) RETURNS timestamptz
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN t.enabled AND jsonb_typeof(t.spec -> 'schedule') = 'object'
+                THEN redoubt.schedule_next(t.spec -> 'schedule', now()) END
+$$;
+
+CREATE FUNCTION redoubt.task_name_free(given text, but uuid) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1380208454, 1);
+    IF EXISTS (SELECT FROM redoubt.task k WHERE k.name = given AND k.deleted_at IS NULL
+                 AND k.id IS DISTINCT FROM but) THEN
+        PERFORM redoubt.api_refuse(409, 'The name is taken',
+            format('There is a task "%s" already.', given), 'Use another name.');
+    END IF;
+END $$;
+
+-- GET /v1/tasks, oldest first; ?name
+CREATE FUNCTION redoubt.api_tasks_list(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    most  constant integer := redoubt.api_limit(query);
+    after constant uuid := redoubt.api_uuid(query, 'cursor');
+    items jsonb;
+    n     integer;
+BEGIN
+    PERFORM redoubt.require(actor, 'auditor');
+    SELECT coalesce(jsonb_agg(redoubt.task_json(p.t) ORDER BY (p.t).created_at, (p.t).id), '[]'),
+           count(*)
+    INTO items, n
+    FROM (SELECT t FROM redoubt.task t
+          WHERE t.deleted_at IS NULL AND redoubt.task_visible(actor, t)
+            AND (NOT query ? 'name' OR t.name = query ->> 'name')
+            AND (after IS NULL OR (t.created_at, t.id) >
+                 (SELECT a.created_at, a.id FROM redoubt.task a WHERE a.id = after))
+          ORDER BY t.created_at, t.id LIMIT most) p;
+    RETURN jsonb_build_object('status', 200, 'body', jsonb_build_object('items', items,
+        'next', CASE WHEN n = most THEN items -> -1 ->> 'id' END));
+END $$;
+
+-- POST /v1/tasks.  One without a schedule runs when it is started.
+CREATE FUNCTION redoubt.api_task_create(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    t redoubt.task;
+BEGIN
+    PERFORM redoubt.check_epoch();
+    PERFORM redoubt.require(actor, 'operator');
+    t.id := gen_random_uuid();
+    t.spec := redoubt.task_spec(actor, body);
+    t.name := body ->> 'name';
+    t.enabled := coalesce((body ->> 'enabled')::boolean, true);
+    PERFORM redoubt.task_name_free(t.name, NULL);
+    INSERT INTO redoubt.task (id, name, spec, enabled, scope, created_by, next_at)
+    VALUES (t.id, t.name, t.spec, t.enabled,
+            CASE WHEN jsonb_typeof(actor -> 'scope') = 'array'
+                 THEN ARRAY(SELECT jsonb_array_elements_text(actor -> 'scope')::uuid) END,
+            coalesce(actor ->> 'name', ''), redoubt.task_next(t))
+    RETURNING * INTO t;
+    PERFORM redoubt.audit_add(actor, 'task_create', t.id::text, NULL, redoubt.task_json(t));
+    RETURN jsonb_build_object('status', 201, 'version', t.version, 'body', redoubt.task_json(t));
+END $$;
+
+CREATE FUNCTION redoubt.api_task_get(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    t redoubt.task := redoubt.task_of(actor, path);
+BEGIN
+    RETURN jsonb_build_object('status', 200, 'version', t.version, 'body', redoubt.task_json(t));
+END $$;
+
+-- PATCH /v1/tasks/{id}: members of the body replace those of the task.  Occurrences that have
+-- started go on as they were.
+CREATE FUNCTION redoubt.api_task_patch(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    t   redoubt.task := redoubt.task_of(actor, path, true);
+    old constant jsonb := redoubt.task_json(t);
+    new constant jsonb := jsonb_build_object('name', t.name, 'enabled', t.enabled) || t.spec
+                          || CASE WHEN jsonb_typeof(body) = 'object' THEN body ELSE '{}' END;
+BEGIN
+    IF jsonb_typeof(body) IS DISTINCT FROM 'object' THEN
+        PERFORM redoubt.api_refuse(400, 'The body is wrong', 'It must be a JSON object.', '');
+    END IF;
+    t.spec := redoubt.task_spec(actor, new);
+    t.name := new ->> 'name';
+    t.enabled := (new ->> 'enabled')::boolean;
+    PERFORM redoubt.task_name_free(t.name, t.id);
+    UPDATE redoubt.task k
+    SET spec = t.spec, name = t.name, enabled = t.enabled, version = k.version + 1,
+        changed_at = now(),
+        next_at = CASE WHEN body ?| ARRAY['schedule', 'enabled'] THEN redoubt.task_next(t)
+                       ELSE k.next_at END
+    WHERE k.id = t.id RETURNING * INTO t;
+    PERFORM redoubt.audit_add(actor, 'task_patch', t.id::text, old, redoubt.task_json(t));
+    RETURN jsonb_build_object('status', 200, 'version', t.version, 'body', redoubt.task_json(t));
+END $$;
+
+-- Cancels an occurrence: what no device has said to have ends now, the rest when it tells.
+CREATE FUNCTION redoubt.occurrence_cancel(which uuid) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    ended uuid[];
+BEGIN
+    UPDATE redoubt.occurrence o SET state = 'cancelled' WHERE o.id = which;
+    PERFORM FROM redoubt.run r WHERE r.occurrence_id = which AND r.state <> 'finished'
+    ORDER BY r.id FOR UPDATE;
+    UPDATE redoubt.run r SET wanted = 'cancelled', changed_at = now()
+    WHERE r.occurrence_id = which AND r.state NOT IN ('finished', 'pending');
+    WITH gone AS (
+        UPDATE redoubt.run r SET state = 'finished', outcome = 'cancelled', assumed = true,
+                                 wanted = NULL, changed_at = now()
+        WHERE r.occurrence_id = which AND r.state = 'pending' RETURNING r.id)
+    SELECT array_agg(g.id) INTO ended FROM gone g;
+    IF ended IS NOT NULL THEN
+        PERFORM redoubt.runs_ended(ended);
+    END IF;
+    PERFORM redoubt.run_soon(which);
+END $$;
+
+-- Pauses (or not) an occurrence.  Time goes on: what has not begun by not_after never does.
+CREATE FUNCTION redoubt.occurrence_pause(which uuid, pause boolean) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE redoubt.occurrence o SET state = CASE WHEN pause THEN 'paused' ELSE 'running' END
+    WHERE o.id = which;
+    PERFORM FROM redoubt.run r WHERE r.occurrence_id = which AND r.state <> 'finished'
+    ORDER BY r.id FOR UPDATE;
+    UPDATE redoubt.run r SET wanted = CASE WHEN pause THEN 'paused' END, changed_at = now()
+    WHERE r.occurrence_id = which AND r.state <> 'finished'
+      AND r.wanted IS DISTINCT FROM 'cancelled';
+    PERFORM redoubt.run_soon(which);
+END $$;
+
+-- cancel, pause and resume: all occurrences of a task that have not ended.
+CREATE FUNCTION redoubt.task_act(actor jsonb, path jsonb, act text) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+    t    redoubt.task := redoubt.task_of(actor, path, true);
+    o    uuid;
+    done uuid[] := '{}';
+BEGIN
+    FOR o IN SELECT c.id FROM redoubt.occurrence c
+             WHERE c.task_id = t.id AND c.finished_at IS NULL
+               AND c.state = ANY (CASE act WHEN 'cancel' THEN ARRAY['running', 'paused']
+                                           WHEN 'pause' THEN ARRAY['running']
+                                           ELSE ARRAY['paused'] END)
+             ORDER BY c.id FOR UPDATE LOOP
+        IF act = 'cancel' THEN
+            PERFORM redoubt.occurrence_cancel(o);
+        ELSE
+            PERFORM redoubt.occurrence_pause(o, act = 'pause');
+        END IF;
+        done := done || o;
+    END LOOP;
+    IF done = '{}' THEN
+        PERFORM redoubt.api_refuse(409, 'There is nothing to ' || act,
+            format('The task "%s" has no occurrence that is %s.', t.name,
+                   CASE act WHEN 'resume' THEN 'paused' ELSE 'running' END), '');
+    END IF;
+    PERFORM redoubt.audit_add(actor, 'task_' || act, t.id::text, NULL,
+                              jsonb_build_object('name', t.name, 'occurrences', to_jsonb(done)));
+    RETURN jsonb_build_object('status', 200, 'body', redoubt.task_json(t) || jsonb_build_object(
+        'occurrences', (SELECT jsonb_agg(redoubt.occurrence_json(c) ORDER BY c.created_at, c.id)
+                        FROM redoubt.occurrence c WHERE c.id = ANY (done))));
+END $$;
+
+-- DELETE /v1/tasks/{id}: what runs is cancelled; its history stays as long as others'.
+CREATE FUNCTION redoubt.api_task_delete(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    t redoubt.task := redoubt.task_of(actor, path, true);
+BEGIN
+    PERFORM redoubt.occurrence_cancel(o.id)
+    FROM (SELECT c.id FROM redoubt.occurrence c
+          WHERE c.task_id = t.id AND c.finished_at IS NULL AND c.state <> 'cancelled'
+          ORDER BY c.id FOR UPDATE) o;
+    UPDATE redoubt.task k SET deleted_at = now(), next_at = NULL, enabled = false
+    WHERE k.id = t.id;
+    DELETE FROM redoubt.task k
+    WHERE k.id = t.id
+      AND NOT EXISTS (SELECT FROM redoubt.occurrence c WHERE c.task_id = t.id);
+    PERFORM redoubt.audit_add(actor, 'task_delete', t.id::text, redoubt.task_json(t), NULL);
+    RETURN '{"status": 204}';
+END $$;
+
+-- POST /v1/tasks/{id}/start: now, on all its devices, whatever its schedule says.
+CREATE FUNCTION redoubt.api_task_start(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    t redoubt.task := redoubt.task_of(actor, path, true);
+    o uuid;
+BEGIN
+    o := redoubt.task_begin(t, now(), now(), false, coalesce(actor ->> 'name', ''));
+    PERFORM redoubt.audit_add(actor, 'task_start', t.id::text, NULL,
+                              jsonb_build_object('name', t.name, 'occurrence', o));
+    RETURN jsonb_build_object('status', 201, 'body', (
+        SELECT redoubt.occurrence_json(c) FROM redoubt.occurrence c WHERE c.id = o));
+END $$;
+
+CREATE FUNCTION redoubt.api_task_cancel(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE sql AS $$
+    SELECT redoubt.task_act(actor, path, 'cancel')
+$$;
+CREATE FUNCTION redoubt.api_task_pause(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE sql AS $$
+    SELECT redoubt.task_act(actor, path, 'pause')
+$$;
+CREATE FUNCTION redoubt.api_task_resume(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE sql AS $$
+    SELECT redoubt.task_act(actor, path, 'resume')
+$$;
+
+-- GET /v1/tasks/{id}/occurrences: newest first
+CREATE FUNCTION redoubt.api_occurrences_list(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    t      constant uuid := (redoubt.task_of(actor, path)).id;
+    most   constant integer := redoubt.api_limit(query);
+    before constant uuid := redoubt.api_uuid(query, 'cursor');
+    items  jsonb;
+    n      integer;
+BEGIN
+    SELECT coalesce(jsonb_agg(redoubt.occurrence_json(p.o)
+                              ORDER BY (p.o).created_at DESC, (p.o).id DESC), '[]'), count(*)
+    INTO items, n
+    FROM (SELECT o FROM redoubt.occurrence o
+          WHERE o.task_id = t
+            AND (before IS NULL OR (o.created_at, o.id) <
+                 (SELECT b.created_at, b.id FROM redoubt.occurrence b WHERE b.id = before))
+          ORDER BY o.created_at DESC, o.id DESC LIMIT most) p;
+    RETURN jsonb_build_object('status', 200, 'body', jsonb_build_object('items', items,
+        'next', CASE WHEN n = most THEN items -> -1 ->> 'id' END));
+END $$;
+
+-- The occurrence of a path, if the actor may see its task (deleted ones, too).
+CREATE FUNCTION redoubt.occurrence_of(actor jsonb, path jsonb) RETURNS redoubt.occurrence
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    o redoubt.occurrence;
+    t redoubt.task;
+BEGIN
+    PERFORM redoubt.require(actor, 'auditor');
+    SELECT * INTO o FROM redoubt.occurrence c WHERE c.id = redoubt.api_uuid(path, 'id');
+    SELECT * INTO t FROM redoubt.task k WHERE k.id = o.task_id;
+    IF NOT FOUND OR NOT redoubt.task_visible(actor, t) THEN
+        PERFORM redoubt.api_refuse(404, 'Not found', 'There is no such occurrence.', '');
+    END IF;
+    RETURN o;
+END $$;
+
+CREATE FUNCTION redoubt.api_occurrence_get(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN jsonb_build_object('status', 200, 'body',
+                              redoubt.occurrence_json(redoubt.occurrence_of(actor, path)));
+END $$;
+
+-- GET /v1/occurrences/{id}/runs: by id; ?state ?outcome ?device
+CREATE FUNCTION redoubt.api_runs_list(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    o     constant uuid := (redoubt.occurrence_of(actor, path)).id;
+    most  constant integer := redoubt.api_limit(query);
+    low   constant uuid := redoubt.api_uuid(query, 'cursor');
+    one   constant uuid := redoubt.api_uuid(query, 'device');
+    items jsonb;
+    n     integer;
+BEGIN
+    -- A run that another one answers for shows what that one has come to.
+    SELECT coalesce(jsonb_agg(jsonb_build_object('id', r.id, 'device', r.device_id,
+               'device_name', d.name, 'state', r.state, 'outcome', r.outcome,
+               'wanted', r.wanted, 'percent', coalesce(s.percent, r.percent),
+               'counts', coalesce(s.counts, r.counts), 'result', r.result,
+               'same_as', r.same_as, 'not_before', r.not_before, 'not_after', r.not_after,
+               'changed_at', coalesce(s.changed_at, r.changed_at)) ORDER BY r.id), '[]'),
+           count(*)
+    INTO items, n
+    FROM (SELECT * FROM redoubt.run r
+          WHERE r.occurrence_id = o AND (low IS NULL OR r.id > low)
+            AND (one IS NULL OR r.device_id = one)
+            AND (NOT query ? 'state' OR r.state = ANY (string_to_array(query ->> 'state', ',')))
+            AND (NOT query ? 'outcome'
+                 OR r.outcome = ANY (string_to_array(query ->> 'outcome', ',')))
+          ORDER BY r.id LIMIT most) r
+    JOIN redoubt.device d ON d.id = r.device_id
+    LEFT JOIN redoubt.run s ON s.id = r.same_as AND r.state <> 'finished';
+    RETURN jsonb_build_object('status', 200, 'body', jsonb_build_object('items', items,
+        'next', CASE WHEN n = most THEN items -> -1 ->> 'id' END));
+END $$;
+
 -- --- status and upkeep ------------------------------------------------------------------------
 
 -- Numbers of the whole installation, or of the groups that the actor may see.

@@ -136,7 +136,7 @@ BEGIN
           UNION ALL SELECT * FROM redoubt.x_policy(items) WHERE 'policy' = ANY (has)
           UNION ALL SELECT * FROM redoubt.x_events(items) WHERE 'events' = ANY (has)
           UNION ALL SELECT * FROM redoubt.x_tasks(items)
-                    WHERE has && ARRAY['progress', 'running']) x;
+                    WHERE has && ARRAY['progress', 'running', 'hello', 'refresh']) x;
     parts := parts || more;
 
     SELECT array_agg(DISTINCT (i.item ->> 'device')::uuid) INTO judge
