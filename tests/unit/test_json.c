@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <cmocka.h>
 
@@ -275,9 +276,46 @@ static void what_jsonb_refuses_is_seen_before(void **state)
         assert_int_equal(json_storable(str_of(texts[i].text)), texts[i].ok);
 }
 
+static void a_value_of_any_kind_is_walked(void **state)
+{
+    struct json_member all, m;
+    struct json_walk w;
+    char text[400], *p = text;
+
+    (void)state;
+    p += snprintf(p, 8, " [");
+    for (int i = 0; i < 40; i++)
+        p += snprintf(p, 8, "%s%d", i ? " , " : "", i);
+    (void)snprintf(p, 8, "] ");
+    assert_int_equal(json_value(&all, str_of(text)), ERR_OK);
+    assert_int_equal(all.kind, JSON_ARRAY);
+    json_walk(&w, &all);
+    for (uint64_t i = 0, n = 0; i < 40; i++) {
+        assert_true(json_next(&w, &m) && m.kind == JSON_NUMBER && m.key.n == 0);
+        assert_true(str_u64(m.raw, 40, &n) && n == i);
+    }
+    assert_false(json_next(&w, &m));
+    assert_false(json_next(&w, &m));
+
+    assert_int_equal(json_value(&all, STR("{\"a\":{\"b\":[]},\"a\":\"x\"}")), ERR_OK);
+    json_walk(&w, &all);
+    assert_true(json_next(&w, &m) && str_is(m.key, "a") && m.kind == JSON_OBJECT);
+    assert_true(json_next(&w, &m) && str_is(m.raw, "x") && m.kind == JSON_STRING);
+    assert_false(json_next(&w, &m));
+
+    assert_int_equal(json_value(&all, STR("[ ]")), ERR_OK);
+    json_walk(&w, &all);
+    assert_false(json_next(&w, &m));
+    assert_int_equal(json_value(&all, STR("7")), ERR_OK);
+    assert_int_equal(all.kind, JSON_NUMBER);
+    static const char *const bad[] = { "", "[1,]", "[,1]", "1 2", "{\"a\"}", "[" };
+    for (size_t i = 0; i < LEN(bad); i++)
+        assert_int_equal(json_value(&all, str_of(bad[i])), ERR_CORRUPT);
+}
+
 int main(void)
 {
-    enum { MORE = 6 };
+    enum { MORE = 7 };
     static char names[LEN(rows)][64];
     struct CMUnitTest tests[LEN(rows) + MORE] = {
         [LEN(rows)] = cmocka_unit_test(members_are_read_as_what_they_are),
@@ -286,6 +324,7 @@ int main(void)
         cmocka_unit_test(a_node_record_without_one_of_its_members_is_corrupt),
         cmocka_unit_test(the_file_of_the_cluster_says_whose_it_is),
         cmocka_unit_test(what_jsonb_refuses_is_seen_before),
+        cmocka_unit_test(a_value_of_any_kind_is_walked),
     };
 
     if (mac_start() != ERR_OK)
