@@ -126,7 +126,7 @@ def test_a_list_follows_its_cursors(api):
     out = run("device", "list", api=api).stdout
     assert [line.split()[1] for line in out.splitlines()] == ["NAME", "d0", "d1", "d2"]
     done = run("device", "list", "--limit", "2", api=api)
-    assert "d2" not in done.stdout and "the first 2; --limit shows more" in done.stderr
+    assert "d2" not in done.stdout and "more than these 2; --limit shows them" in done.stderr
     shown = json.loads(run("device", "list", "--limit", "2", "--json", api=api).stdout)
     assert (len(shown["items"]), shown["next"]) == (2, "2")
     api.say("GET", "/v1/devices", {"items": [], "next": "again"})  # a server that turns in circles
@@ -334,6 +334,19 @@ def test_tags_are_changed_with_the_version_that_was_read(api):
     assert err.count("changed meanwhile") == 1
 
 
+def test_a_change_whose_answer_was_lost_is_not_repeated_in_vain(api):
+    path = f"/v1/devices/{ID}"
+    changed = (412, {"error": {"title": "changed"}})
+    api.say("GET", path, (200, {"tags": ["a"]}, '"v1"'), (200, {"tags": ["a", "x"]}, '"v2"'))
+    api.say("PATCH", path, CUT, changed)
+    assert "the tags: a, x" in run("device", "tag", "alpha", "x", api=api).stdout
+    assert len(api.changes()) == 2  # the second told that the first was done
+    api.say("DELETE", path, CUT, (404, {"error": {"title": "Not found"}}))
+    assert "is removed" in run("device", "remove", "alpha", "-y", api=api).stdout
+    api.say("DELETE", path, (404, {"error": {"title": "Not found"}}))
+    assert "Not found" in run("device", "remove", "alpha", "-y", api=api, code=1).stderr
+
+
 def test_device_quarantine(api):
     api.list(f"/v1/devices/{ID}/quarantine", {"item": ID2, "path": "/tmp/e\x1b.com",
                                               "threat": "Eicar", "state": "held", "size": 68})
@@ -448,9 +461,9 @@ def test_rules(api, tmp_path):
      {"type": "update", "params": {}, "target": {"group": "/", "subgroups": False},
       "schedule": {"time": "02:00", "days": ["mon", "fri"], "timezone": "Europe/Zurich",
                    "window_min": 60, "spread_min": 30, "missed": "run"}}),
-    (["inventory", "--group", "/", "--at", "02:00", "--days", "1,15", "--days", "31"],
-     {"type": "inventory", "params": {}, "target": {"group": "/", "subgroups": True},
-      "schedule": {"time": "02:00", "monthdays": [1, 15, 31]}}),
+    (["inventory", "--connected", "--at", "02:00", "--days", "1,15", "--days", "31"],
+     {"type": "inventory", "params": {}, "target": {"select": {"connected": True}},
+      "schedule": {"time": "02:00", "timezone": "UTC", "monthdays": [1, 15, 31]}}),
     (["quarantine-restore", "-d", "alpha", "--item", ID2],
      {"type": "quarantine_restore", "params": {"item": ID2}, "target": {"devices": [ID]},
       "schedule": None}),
@@ -531,7 +544,7 @@ def event(number, **more):
 
 
 def test_events_and_their_filters(api):
-    api.list("/v1/events", event(1), event(2))
+    api.list("/v1/events", event(2), event(1))  # the newest first
     out = run("events", "--kind", "a", "-k", "b", "--severity", "critical", "--device", "alpha",
               "--group", "S", "--since", "2026-11-24T00:00:00Z", "--until", "2h", api=api).stdout
     assert out.splitlines()[0] == ("2026-11-24 10:00:00  critical  threat_found  alpha  "
@@ -545,15 +558,18 @@ def test_events_and_their_filters(api):
 
 def test_events_follow_shows_each_once_over_a_switch(api):
     def after(asked):
-        n = int(asked.query.get("after", ["0"])[0])
-        return (200, {"items": [event(i) for i in range(n + 1, min(n + 3, 9))], "next": None})
+        n = int(asked.query["after"][0])
+        last = min(n + 2, 8)
+        assert asked.query["wait_s"] and asked.query["kind"] == ["threat_found"]
+        return (200, {"items": [event(i) for i in range(n + 1, last + 1)], "next": None,
+                      "after": last})
 
-    api.say("GET", "/v1/events", {"items": [event(1), event(2)], "next": None}, after, CUT,
-            NOT_ACTIVE, after, CUT, after, lambda a: after(a)
+    api.say("GET", "/v1/events", {"items": [event(2), event(1)], "next": None, "after": "2"},
+            after, CUT, NOT_ACTIVE, after, CUT, after, lambda a: after(a)
             if int(a.query["after"][0]) < 8 else CUT)
     with subprocess.Popen([REDOUBT, "--socket", str(api.folder / "node.sock"), "events", "-f",
-                           "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          text=True) as p:
+                           "--json", "--kind", "threat_found"], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True) as p:
         seen = [json.loads(p.stdout.readline())["id"] for _ in range(8)]
         p.terminate()
     assert seen == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -568,14 +584,18 @@ def test_audit(api):
 
 
 def test_retention(api):
-    rows = [{"kind": "*", "days": 90, "count_max": None}, {"kind": "a", "days": 5}]
-    api.say("GET", "/v1/retention", (200, {"items": rows}, '"v3"'))
+    now = {"default": {"days": 90, "count_max": None}, "audit": {"days": 400},
+           "kinds": {"a": {"days": 5, "count_max": 7}}}
+    api.say("GET", "/v1/retention", (200, now, '"v3"'))
     api.say("PUT", "/v1/retention", lambda a: (200, a.body))
-    assert "90" in run("retention", "show", api=api).stdout
-    run("retention", "set", "a", "--days", "9", api=api)
-    run("retention", "set", "new", "--count", "1000", api=api)
-    assert [a.body["items"] for a in api.changes()] == [
-        [rows[0], {"kind": "a", "days": 9}], [*rows, {"kind": "new", "count_max": 1000}]]
+    lines = [line.split() for line in run("retention", "show", api=api).stdout.splitlines()[1:]]
+    assert lines == [["default", "90", "-"], ["audit", "400", "-"], ["a", "5", "7"]]
+    for args in (["a", "--days", "9"], ["new", "--count", "1000"], ["audit", "--days", "10"]):
+        run("retention", "set", *args, api=api)
+    assert [a.body for a in api.changes()] == [
+        {**now, "kinds": {"a": {"days": 9, "count_max": 7}}},
+        {**now, "kinds": {**now["kinds"], "new": {"days": 90, "count_max": 1000}}},
+        {**now, "audit": {"days": 10}}]
     assert api.changes()[0].headers["If-Match"] == '"v3"'
     run("retention", "set", "a", api=api, code=2)
 

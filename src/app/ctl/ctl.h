@@ -51,10 +51,9 @@ struct ctl_options {
 
     /* Of the commands for devices and their protection. */
     const char *server, *token_file, *ca, *file;
-    const char *group, *status, *state, *search, *select_status, *select_state,
-        *select_tag;
+    const char *group, *status, *state, *search, *select_status, *select_tag, *tag;
     const char *since, *until, *mode, *at, *timezone, *missed, *item, *reason, *role;
-    struct ctl_list device, path, days, tag, kind, severity;
+    struct ctl_list device, path, days, kind, severity;
     uint32_t limit, window, spread, expires, priority, uses, keep_days, keep_count, cpu;
     bool connected, offline, lock, no_subgroups, dry_run, prune, approval, latest, all;
 };

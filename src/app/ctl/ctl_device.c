@@ -64,8 +64,7 @@ int cmd_device_list(struct ctl *c)
     where_arg(&w, "status", o->status);
     where_arg(&w, "state", o->state);
     where_arg(&w, "q", o->search);
-    for (size_t i = 0; i < o->tag.count; i++)
-        where_arg(&w, "tag", o->tag.at[i]);
+    where_arg(&w, "tag", o->tag);
     if (o->connected || o->offline)
         where_arg(&w, "connected", o->connected ? "true" : "false");
     int r = manage_list(c, &w, &answer);

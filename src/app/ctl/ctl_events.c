@@ -1,6 +1,6 @@
 #include "app/ctl/manage.h"
 
-enum { POLL_S = 25, TIME_BYTES = 40 };
+enum { POLL_S = 25, PAGE = 500, LAST = 100, TIME_BYTES = 40 };
 
 static enum ctl_colour ink_of(const char *severity)
 {
@@ -45,20 +45,14 @@ static void print_event(const struct ctl *c, const json_t *e)
     fputc('\n', stdout);
 }
 
-static void show_events(const struct ctl *c, const json_t *items)
+static void show_event(const struct ctl *c, const json_t *e)
 {
-    const json_t *e;
-    size_t i;
-
-    json_array_foreach(items, i, e)
-    {
-        if (!c->opt.json) {
-            print_event(c, e);
-            continue;
-        }
-        (void)json_dumpf(e, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
-        fputc('\n', stdout);
+    if (!c->opt.json) {
+        print_event(c, e);
+        return;
     }
+    (void)json_dumpf(e, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
+    fputc('\n', stdout);
 }
 
 /* "2 h", "30min", "7d" before now as RFC 3339; anything else goes to the server as it is. */
@@ -120,44 +114,42 @@ static int filter(struct ctl *c, struct where *w)
     return r;
 }
 
-/* Remembers the id of the last one. */
-static void remember(const json_t *items, json_int_t *after)
+/* The number behind which the next question goes on; as text or as a number. */
+static void remember(const json_t *answer, uint64_t *after)
 {
-    const json_t *e;
-    size_t i;
+    const json_t *v = json_object_get(answer, "after");
+    uint64_t n = 0;
 
-    json_array_foreach(items, i, e)
-    {
-        json_int_t id = json_integer_value(json_object_get(e, "id"));
-
-        if (id > *after)
-            *after = id;
-    }
+    if (json_is_integer(v) && json_integer_value(v) >= 0)
+        n = (uint64_t)json_integer_value(v);
+    else if (!json_is_string(v) || !str_u64(str_of(json_string_value(v)), INT64_MAX, &n))
+        return;
+    *after = n > *after ? n : *after;
 }
 
-/* New ones as they come.  An answer that was lost is asked for again from the same id. */
-static int follow(struct ctl *c, const struct where *base, json_int_t after)
+/* New ones as they come.  An answer that was lost is asked for again behind the same
+ * number, so each is shown once, over a switch too. */
+static int follow(struct ctl *c, const struct where *base, uint64_t after)
 {
     for (;;) {
         struct manage_answer a;
         struct where w;
+        json_t *e;
+        size_t i;
 
         where_start(&w, base->buf);
-        where_number(&w, "after", (uint64_t)after);
-        where_number(&w, "limit", 500);
+        where_number(&w, "after", after);
+        where_number(&w, "limit", PAGE);
         where_number(&w, "wait_s", POLL_S);
         int r = manage_call(
             c, &(struct manage_call){ .method = "GET", .path = w.buf, .wait_s = POLL_S },
             &a);
 
-        if (r == CTL_OK) {
-            show_events(c, json_object_get(a.body, "items"));
-            remember(json_object_get(a.body, "items"), &after);
-            /* Where nothing passed the filter, the server says how far it looked. */
-            json_int_t seen = json_integer_value(json_object_get(a.body, "through"));
-
-            after = seen > after ? seen : after;
+        json_array_foreach(json_object_get(a.body, "items"), i, e)
+        {
+            show_event(c, e);
         }
+        remember(a.body, &after);
         json_decref(a.body);
         if (fflush(stdout) != 0)
             r = CTL_FAILED;
@@ -166,22 +158,26 @@ static int follow(struct ctl *c, const struct where *base, json_int_t after)
     }
 }
 
+/* The newest ones are asked for and shown in the order of time. */
 int cmd_events(struct ctl *c)
 {
     json_t *answer = NULL;
-    json_int_t after = 0;
+    uint64_t after = 0;
     struct where w;
 
+    c->opt.limit = c->opt.limit ? c->opt.limit : LAST;
     where_start(&w, "/v1/events");
     int r = filter(c, &w);
 
     if (r == CTL_OK)
         r = manage_list(c, &w, &answer);
     if (r == CTL_OK) {
-        show_events(c, json_object_get(answer, "items"));
-        remember(json_object_get(answer, "items"), &after);
-        if (!c->opt.follow && !c->opt.json &&
-            json_array_size(json_object_get(answer, "items")) == 0)
+        const json_t *items = json_object_get(answer, "items");
+
+        for (size_t i = json_array_size(items); i > 0; i--)
+            show_event(c, json_array_get(items, i - 1));
+        remember(answer, &after);
+        if (!c->opt.follow && !c->opt.json && json_array_size(items) == 0)
             printf("No events.\n");
     }
     json_decref(answer);
@@ -221,10 +217,10 @@ static void print_act(const struct ctl *c, const json_t *a)
 int cmd_audit(struct ctl *c)
 {
     char since[TIME_BYTES], until[TIME_BYTES];
-    json_t *answer = NULL, *a;
+    json_t *answer = NULL;
     struct where w;
-    size_t i;
 
+    c->opt.limit = c->opt.limit ? c->opt.limit : LAST;
     where_start(&w, "/v1/audit");
     if (c->opt.since)
         where_arg(&w, "since", when_of(c->opt.since, since));
@@ -235,15 +231,30 @@ int cmd_audit(struct ctl *c)
     if (r == CTL_OK && c->opt.json)
         ctl_print_json(answer);
     else if (r == CTL_OK)
-        json_array_foreach(json_object_get(answer, "items"), i, a)
-        {
-            print_act(c, a);
-        }
+        for (size_t i = json_array_size(json_object_get(answer, "items")); i > 0; i--)
+            print_act(c, json_array_get(json_object_get(answer, "items"), i - 1));
     json_decref(answer);
     return r;
 }
 
 /* ---- retention ---- */
+
+/* {"default":{...}, "audit":{...}, ..., "kinds":{"threat_found":{...}}} as rows. */
+static void add_rows(json_t *rows, const json_t *from)
+{
+    const char *key;
+    json_t *v;
+
+    json_object_foreach((json_t *)(uintptr_t)from, key, v)
+    {
+        if (!json_is_object(v) || strcmp(key, "kinds") == 0)
+            continue;
+        json_t *row = json_copy(v);
+
+        (void)json_object_set_new(row, "kind", json_string(key));
+        (void)json_array_append_new(rows, row);
+    }
+}
 
 static void print_retention(const struct ctl *c, const json_t *answer)
 {
@@ -252,9 +263,12 @@ static void print_retention(const struct ctl *c, const json_t *answer)
         { "DAYS", "days", CELL_RIGHT },
         { "AT MOST", "count_max", CELL_RIGHT },
     };
+    json_t *rows = json_array();
 
-    print_table(c, json_object_get(answer, "items"), columns, LEN(columns),
-                "Nothing is set.");
+    add_rows(rows, answer);
+    add_rows(rows, json_object_get(answer, "kinds"));
+    print_table(c, rows, columns, LEN(columns), "Nothing is set.");
+    json_decref(rows);
 }
 
 int cmd_retention_show(struct ctl *c)
@@ -270,30 +284,34 @@ int cmd_retention_show(struct ctl *c)
     return r;
 }
 
-/* All rows are written at once: the one of this kind is changed or added. */
+/* All of it is written at once: what there is of this kind is changed, or it is added. */
 static int edit_retention(struct ctl *c, const json_t *now, json_t *body)
 {
-    json_t *items = json_deep_copy(json_object_get(now, "items")), *row, *mine = NULL;
-    size_t i;
+    static const char *const own[] = { "default", "audit", "reports", "runs" };
+    json_t *kinds, *mine, *in;
 
-    if (!json_is_array(items)) {
-        json_decref(items);
-        items = json_array();
+    (void)json_object_update_new(body, json_deep_copy(now));
+    kinds = json_object_get(body, "kinds");
+    if (!json_is_object(kinds)) {
+        kinds = json_object();
+        (void)json_object_set_new(body, "kinds", kinds);
     }
-    json_array_foreach(items, i, row)
-    {
-        if (strcmp(ctl_str(row, "kind", ""), c->argv[0]) == 0)
-            mine = row;
-    }
-    if (!mine) {
-        mine = json_pack("{s:s}", "kind", c->argv[0]);
-        (void)json_array_append_new(items, mine);
+    in = kinds;
+    for (size_t i = 0; i < LEN(own); i++)
+        if (strcmp(c->argv[0], own[i]) == 0)
+            in = body;
+    mine = json_object_get(in, c->argv[0]);
+    if (!json_is_object(mine)) {
+        mine = json_object();
+        /* The days have no default: those of all others. */
+        (void)json_object_set(mine, "days",
+                              json_object_get(json_object_get(body, "default"), "days"));
+        (void)json_object_set_new(in, c->argv[0], mine);
     }
     if (c->opt.keep_days)
         (void)json_object_set_new(mine, "days", json_integer(c->opt.keep_days));
     if (c->opt.keep_count)
         (void)json_object_set_new(mine, "count_max", json_integer(c->opt.keep_count));
-    (void)json_object_set_new(body, "items", items);
     return CTL_OK;
 }
 

@@ -117,11 +117,13 @@ static json_t *texts(const struct ctl_list *list)
     return a;
 }
 
-static json_t *params_of(const struct ctl_options *o)
+static json_t *params_of(const struct ctl_options *o, const char *type)
 {
+    const char *mode = o->path.count > 0 ? "paths" : "quick";
     json_t *p = json_object();
 
-    add_text(p, "mode", o->mode ? o->mode : o->path.count > 0 ? "paths" : NULL);
+    if (o->mode || strcmp(type, "scan") == 0)
+        add_text(p, "mode", o->mode ? o->mode : mode);
     if (o->path.count > 0)
         (void)json_object_set_new(p, "paths", texts(&o->path));
     add_number(p, "cpu_percent", o->cpu);
@@ -133,14 +135,14 @@ static json_t *params_of(const struct ctl_options *o)
 static int target_of(struct ctl *c, json_t **out)
 {
     const struct ctl_options *o = &c->opt;
-    bool select = o->select_status || o->select_state || o->select_tag;
+    bool select = o->select_status || o->select_tag || o->connected;
     char id[MANAGE_ID], group[1024];
     int r = CTL_OK;
 
     if ((o->device.count > 0) + (o->group != NULL) + select != 1)
         return ctl_usage(
             "redoubt task create needs one of --device, --group, or --status, "
-            "--state, --tag");
+            "--tag, --connected");
     if (o->device.count > 0) {
         json_t *ids = json_array();
 
@@ -158,8 +160,9 @@ static int target_of(struct ctl *c, json_t **out)
         json_t *s = json_object();
 
         add_text(s, "status", o->select_status);
-        add_text(s, "state", o->select_state);
         add_text(s, "tag", o->select_tag);
+        if (o->connected)
+            (void)json_object_set_new(s, "connected", json_true());
         *out = json_pack("{s:o}", "select", s);
     }
     if (r != CTL_OK) {
@@ -221,7 +224,7 @@ static int schedule_of(const struct ctl_options *o, json_t **out)
         return CTL_OK;
     }
     add_text(s, "time", o->at);
-    add_text(s, "timezone", o->timezone);
+    add_text(s, "timezone", o->timezone ? o->timezone : "UTC");
     add_number(s, "window_min", o->window);
     add_number(s, "spread_min", o->spread);
     add_text(s, "missed", o->missed);
@@ -264,8 +267,8 @@ int cmd_task_create(struct ctl *c)
     }
     type_name(c->argv[1], type, sizeof(type));
     json_t *body = json_pack("{s:s, s:s, s:o, s:o, s:o}", "name", c->argv[0], "type",
-                             type, "params", params_of(o), "target", target, "schedule",
-                             schedule ? schedule : json_null());
+                             type, "params", params_of(o, type), "target", target,
+                             "schedule", schedule ? schedule : json_null());
 
     if (!body)
         return ctl_usage("the name is not UTF-8");

@@ -5,8 +5,9 @@
  *           over TLS with a token from anywhere; tables for people.
  * Shape     A command builds a path, calls, prints.  Everything that the API says is text
  *           from elsewhere: names may hold anything, members may be missing.
- * Safety    Each change carries an Idempotency-Key that stays the same when it is repeated
- *           because the cluster switches: it is done once.
+ * Safety    What is repeated because the cluster switches is done once: a POST by its
+ *           Idempotency-Key, which stays the same; a change of an object by its version; a
+ *           DELETE because what is gone is gone.
  * Errors    Functions that return int return CTL_OK, or the exit code after printing.
  * Threads   one
  * Tests     tests/unit/test_ctl_manage.py, tests/contract/test_ctl_manage.py
@@ -45,6 +46,7 @@ struct manage_answer {
     json_t *body; /* an object, owned by the caller after CTL_OK, else NULL */
     char etag[HTTP_TAG_MAX];
     unsigned status; /* 0: there was none */
+    bool maybe;      /* an answer was lost: an earlier try may have done it already */
 };
 MUST_USE int manage_call(struct ctl *c, const struct manage_call *call,
                          struct manage_answer *out);
@@ -52,7 +54,8 @@ MUST_USE int manage_get(struct ctl *c, const char *path, json_t **out);
 /* POST, PUT, PATCH, DELETE.  Steals body. */
 MUST_USE int manage_send(struct ctl *c, const char *method, const char *path,
                          json_t *body, json_t **out);
-/* {"items":[...],"next":null|cursor}: follows the cursors up to --limit items. */
+/* {"items":[...],"next":null|cursor}: follows the cursors up to --limit items.  What else the
+ * first page has stays. */
 MUST_USE int manage_list(struct ctl *c, const struct where *w, json_t **out);
 
 /* The object, changed by `edit`, which fills the body of the change, written with the

@@ -201,6 +201,12 @@ static enum tried evaluate(struct ctl *c, struct request *r, const struct http_a
 
     r->answered = true;
     out->status = a->status;
+    if (a->status == 404 && r->maybe && strcmp(r->call->method, "DELETE") == 0) {
+        out->body = json_object(); /* by the try whose answer was lost */
+        *ret = CTL_OK;
+        json_decref(j);
+        return TRIED_DONE;
+    }
     if (a->status == 429 || a->status == 502 || a->status == 503 || a->status == 504) {
         (void)snprintf(r->last, sizeof(r->last), "%s",
                        ctl_str(json_object_get(j, "error"), "title", "not now"));
@@ -383,7 +389,7 @@ int manage_call(struct ctl *c, const struct manage_call *call, struct manage_ans
     } else {
         socket_path(c, r.address, sizeof(r.address));
     }
-    if (strcmp(call->method, "GET") != 0) {
+    if (strcmp(call->method, "POST") == 0) {
         random_key(r.key);
         r.headers[n++] = r.key;
     }
@@ -399,6 +405,7 @@ int manage_call(struct ctl *c, const struct manage_call *call, struct manage_ans
     int ret = perform(c, &r, out);
 
     free(r.body);
+    out->maybe = r.maybe;
     return ret;
 }
 
@@ -426,7 +433,7 @@ int manage_send(struct ctl *c, const char *method, const char *path, json_t *bod
 int manage_list(struct ctl *c, const struct where *w, json_t **out)
 {
     uint32_t limit = c->opt.limit ? c->opt.limit : LIMIT;
-    json_t *items = json_array(), *next = NULL;
+    json_t *items = json_array(), *next = NULL, *first = NULL;
     int r = CTL_OK;
 
     do {
@@ -444,19 +451,39 @@ int manage_list(struct ctl *c, const struct where *w, json_t **out)
         next = json_incref(json_object_get(answer, "next"));
         if (json_array_size(json_object_get(answer, "items")) == 0)
             limit = 0; /* a server that turns in circles */
-        json_decref(answer);
+        if (first)
+            json_decref(answer);
+        else
+            first = answer;
     } while (r == CTL_OK && json_is_string(next) && json_array_size(items) < limit);
     if (r == CTL_OK && json_is_string(next) && !c->opt.json)
-        fprintf(stderr, "redoubt: these are the first %zu; --limit shows more\n",
+        fprintf(stderr, "redoubt: there are more than these %zu; --limit shows them\n",
                 json_array_size(items));
-    *out = r == CTL_OK ? json_pack("{s:O, s:O*}", "items", items, "next", next) : NULL;
-    json_decref(items);
-    json_decref(next);
+    (void)json_object_set_new(first, "items", items);
+    (void)json_object_set_new(first, "next", next ? next : json_null());
+    *out = r == CTL_OK ? first : NULL;
+    if (r != CTL_OK)
+        json_decref(first);
     return r;
 }
 
+/* Is the object as the change wanted it? */
+static bool is_as(const json_t *now, const json_t *wanted)
+{
+    const char *key;
+    json_t *v;
+
+    json_object_foreach((json_t *)(uintptr_t)wanted, key, v)
+    {
+        if (!json_equal(v, json_object_get(now, key)))
+            return false;
+    }
+    return true;
+}
+
+/* *lost: a change that may have been made already, because its answer was lost. */
 static int edit_once(struct ctl *c, const struct manage_edit *e, struct manage_answer *a,
-                     bool last)
+                     json_t **lost, bool last)
 {
     struct manage_answer was;
     json_t *body = json_object();
@@ -464,9 +491,14 @@ static int edit_once(struct ctl *c, const struct manage_edit *e, struct manage_a
         manage_call(c, &(struct manage_call){ .method = "GET", .path = e->path }, &was);
 
     *a = (struct manage_answer){ .body = NULL };
+    if (r == CTL_OK && *lost && is_as(was.body, *lost)) {
+        *a = was;
+        json_decref(body);
+        return CTL_OK;
+    }
     if (r == CTL_OK)
         r = e->edit(c, was.body, body);
-    if (r == CTL_OK) {
+    if (r == CTL_OK)
         r = manage_call(c,
                         &(struct manage_call){ .method = e->method,
                                                .path = e->path,
@@ -474,7 +506,8 @@ static int edit_once(struct ctl *c, const struct manage_edit *e, struct manage_a
                                                .if_match = was.etag,
                                                .quiet = last ? 0 : 412 },
                         a);
-    }
+    json_decref(*lost);
+    *lost = a->maybe ? json_incref(body) : NULL;
     json_decref(was.body);
     json_decref(body);
     return r;
@@ -483,13 +516,15 @@ static int edit_once(struct ctl *c, const struct manage_edit *e, struct manage_a
 int manage_edit(struct ctl *c, const struct manage_edit *e, json_t **out)
 {
     struct manage_answer a = { .body = NULL };
+    json_t *lost = NULL;
     int r = CTL_FAILED;
 
     for (int i = 1; i <= EDITS_MAX; i++) {
-        r = edit_once(c, e, &a, i == EDITS_MAX);
+        r = edit_once(c, e, &a, &lost, i == EDITS_MAX);
         if (a.status != 412)
             break;
     }
+    json_decref(lost);
     *out = a.body;
     return r;
 }

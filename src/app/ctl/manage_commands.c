@@ -12,7 +12,8 @@ OPTION_NAMED(opt_timeout, "timeout", timeout_s, 0, "SECONDS", CTL_NUMBER,
 static const struct ctl_option *const manage_options[] = { &opt_server, &opt_token_file,
                                                            &opt_ca, &opt_timeout };
 
-OPTION(opt_limit, limit, 0, "N", CTL_NUMBER, "At most N of them; default 1000.");
+OPTION(opt_limit, limit, 0, "N", CTL_NUMBER,
+       "At most N of them; default 1000, and 100 of events and of the audit trail.");
 OPTION(opt_yes, yes, 'y', NULL, CTL_FLAG, "Do not ask.");
 OPTION(opt_file, file, 'f', "FILE", CTL_TEXT,
        "The file, YAML or JSON; - is the standard input.");
@@ -21,7 +22,7 @@ OPTION(opt_status, status, 0, "STATUS", CTL_TEXT,
        "Devices that are ok, warning, critical or unknown.");
 OPTION(opt_state, state, 0, "STATE", CTL_TEXT,
        "Devices that are active, pending or revoked.");
-OPTION(opt_tag, tag, 't', "TAG", CTL_LIST, "Devices with this tag.");
+OPTION(opt_tag, tag, 't', "TAG", CTL_TEXT, "Devices with this tag.");
 OPTION(opt_search, search, 's', "TEXT", CTL_TEXT, "Devices with this in the name or id.");
 OPTION(opt_connected, connected, 0, NULL, CTL_FLAG, "Devices that are connected now.");
 OPTION(opt_offline, offline, 0, NULL, CTL_FLAG, "Devices that are not connected.");
@@ -33,13 +34,14 @@ OPTION(opt_device, device, 'd', "DEVICE", CTL_LIST,
        "A device, by its name or the beginning of its id.");
 OPTION_NAMED(opt_select_status, "status", select_status, 0, "STATUS", CTL_TEXT,
              "All devices with this status when it starts.");
-OPTION_NAMED(opt_select_state, "state", select_state, 0, "STATE", CTL_TEXT,
-             "All devices in this state when it starts.");
+OPTION_NAMED(opt_select_connected, "connected", connected, 0, NULL, CTL_FLAG,
+             "All devices that are connected when it starts.");
 OPTION_NAMED(opt_select_tag, "tag", select_tag, 't', "TAG", CTL_TEXT,
              "All devices with this tag when it starts.");
 OPTION_NAMED(opt_no_subgroups, "no-subgroups", no_subgroups, 0, NULL, CTL_FLAG,
              "With --group: without the groups below.");
-OPTION(opt_mode, mode, 0, "MODE", CTL_TEXT, "Of a scan: quick, full or paths.");
+OPTION(opt_mode, mode, 0, "MODE", CTL_TEXT,
+       "Of a scan: quick, full or paths; default quick, or paths with --path.");
 OPTION(opt_path, path, 'p', "PATH", CTL_LIST,
        "Of a scan: what to look at; may be repeated.");
 OPTION(opt_cpu, cpu, 0, "PERCENT", CTL_NUMBER,
@@ -302,7 +304,7 @@ static const struct ctl_command commands[] = {
              "and quarantine-delete. Without --at it runs when it is started.",
       .run = cmd_task_create,
       .options = { &opt_device, &opt_group, &opt_no_subgroups, &opt_select_status,
-                   &opt_select_state, &opt_select_tag, &opt_mode, &opt_path, &opt_cpu,
+                   &opt_select_connected, &opt_select_tag, &opt_mode, &opt_path, &opt_cpu,
                    &opt_item, &opt_at, &opt_days, &opt_timezone, &opt_window, &opt_spread,
                    &opt_missed, &opt_priority, &opt_expires } },
     { .name = "task start",
@@ -418,14 +420,18 @@ static const struct ctl_command commands[] = {
     { .name = "retention show",
       .args = "",
       .summary = "how long events are kept",
-      .doc = "For each kind, and * for all others.",
+      .doc = "For kinds of their own, and for all others: default; audit, reports and "
+             "runs are "
+             "not events, but kept in the same way.",
       .run = cmd_retention_show },
     { .name = "retention set",
       .args = "KIND",
       .args_min = 1,
       .args_max = 1,
       .summary = "say how long events of a kind are kept",
-      .doc = "KIND is a kind of events, or * for all that have no row of their own.",
+      .doc = "KIND is a kind of events, default for all without a row of their own, or "
+             "audit, "
+             "reports or runs.",
       .run = cmd_retention_set,
       .options = { &opt_keep_days, &opt_keep_count } },
     { .name = "apply",
