@@ -139,6 +139,12 @@ enum alarm_severity { ALARM_NOTE, ALARM_WARNING, ALARM_ERROR };
       "cluster may behave differently or be slower.",                                    \
       "redoubt check lists the differences. During an upgrade this is expected until "   \
       "both nodes are done.")                                                            \
+    X(ALARM_NO_ACTIVE, "no_active_node", ALARM_ERROR, "No node is active",               \
+      "Nobody holds the lease, and this node does not take it: the detail says why. "    \
+      "Devices keep what they have to report and protect themselves meanwhile.",         \
+      "redoubt status names on each node what is missing. Maintenance ends with "        \
+      "redoubt "                                                                         \
+      "maintenance off, a pause with redoubt resume.")                                   \
     X(ALARM_PAUSED, "paused", ALARM_NOTE, "Automatic switching is paused",               \
       "An operator has paused the cluster: it does not switch by itself. If the active " \
       "node breaks, nobody takes over.",                                                 \

@@ -145,6 +145,22 @@ def test_maintenance_on_the_active_node_hands_over(scene):
     assert scene.expect_switch()["reason"] == "maintenance"
 
 
+def test_when_nobody_is_active_the_other_node_says_so_and_why(scene):
+    redoubt(scene, scene.passive, "maintenance", "on")
+    scene.later(lambda: redoubt(scene, scene.passive, "maintenance", "off"))
+    scene.lab.wait_for(lambda: "peer_maintenance" in scene.alarms(scene.active), 10,
+                       "the active node knows")
+    scene.host(scene.active).power_off()
+    scene.lab.wait_for(lambda: "no_active_node" in scene.alarms(scene.passive), 20, "it is told")
+    (alarm,) = [alarm for alarm in scene.status(scene.passive)["alarms"]
+                if alarm["id"] == "no_active_node"]
+    assert "maintenance" in alarm["detail"]
+    redoubt(scene, scene.passive, "maintenance", "off")
+    scene.expect_switch()
+    scene.lab.wait_for(lambda: "no_active_node" not in scene.alarms(scene.passive), 10,
+                       "it is over")
+
+
 def test_what_a_silent_node_said_last_does_not_pass_for_the_present(scene):
     scene.host(scene.passive).power_off()
     scene.lab.wait_for(lambda: "peer_silent" in scene.alarms(scene.active), 20, "it is noticed")

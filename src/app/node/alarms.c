@@ -12,7 +12,7 @@
 #include "app/node/daemon.h"
 #include "sys/log/log.h"
 
-enum { PEER_UNREADY_MS = 5000 };
+enum { PEER_UNREADY_MS = 5000, NO_ACTIVE_MS = 2000 };
 
 /* ---- the hook: an executable, the event as JSON on its standard input ---- */
 
@@ -244,6 +244,33 @@ static bool peer_stays_unready(struct daemon *d, bool unready)
     return unready && mono_since_ms(now_mono(), d->peer_unready_since) >= PEER_UNREADY_MS;
 }
 
+/*
+ * The lease is free, or has not changed for longer than any takeover takes, and we do not
+ * take it.  Without the share we cannot know; that has an alarm of its own.
+ */
+static void look_for_active(struct daemon *d, bool on[ALARM_COUNT])
+{
+    const struct node *n = &d->run.node;
+    const uint32_t long_ms = 2 * node_wait_ms(&n->conf, n->conf.hold_ms) + NO_ACTIVE_MS;
+    char why[160] = "it is about to";
+    const char *first;
+
+    if ((n->state != NODE_FOLLOWING && n->state != NODE_READY) || !n->seen.known ||
+        (node_obstacles(n) & NODE_OB_SHARE) ||
+        mono_since_ms(now_mono(), n->seen.changed) < long_ms)
+        return;
+    json_t *obstacles = status_obstacles(n);
+
+    first = json_string_value(json_array_get(obstacles, 0));
+    if (n->paused)
+        first = "the cluster is paused";
+    if (first)
+        (void)snprintf(why, sizeof(why), "%s", first);
+    json_decref(obstacles);
+    on[ALARM_NO_ACTIVE] =
+        detail(d, ALARM_NO_ACTIVE, "%s does not take over: %s", n->conf.self, why);
+}
+
 static void look_at_peer(struct daemon *d, bool on[ALARM_COUNT])
 {
     const struct node *n = &d->run.node;
@@ -325,6 +352,7 @@ void alarms_update(struct daemon *d)
         look_at_share(d, on);
         look_at_node(d, on);
         look_at_peer(d, on);
+        look_for_active(d, on);
     }
     for (int i = 0; i < ALARM_COUNT; i++)
         if (on[i] != (d->alarm_since[i] != 0))

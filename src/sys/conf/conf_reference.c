@@ -40,7 +40,7 @@ static const char *reload_text(enum conf_reload r)
 {
     switch (r) {
     case CONF_RELOAD_LIVE: return "changes with redoubt reload";
-    case CONF_RELOAD_RESTART: return "changes with a restart of redoubt-node";
+    case CONF_RELOAD_RESTART: return "changes with a restart";
     }
     return "";
 }
