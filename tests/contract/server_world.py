@@ -66,7 +66,7 @@ class Server:
         self.gaps = []            # (stream, first, through) where numbers were missing
         self.batches = []         # every batch as it came
         self.progress, self.running = [], []
-        self.connections = 0
+        self.connections, self.epoch = 0, 1
         self.hello = []           # fields of the first answer, beside the capabilities
         self.capabilities = [CAPABILITY, EVENTS, TASKS, SESSION]
         self.answer = self.usual  # called for each message; returns a list of messages
@@ -107,7 +107,7 @@ class Server:
         with contextlib.suppress(OSError, ConnectionError, EOFError, ValueError):
             with self.context.wrap_socket(plain, server_side=True) as link:
                 self._upgrade(link)
-                self.link, first = link, True
+                first = True
                 self.connections += 1
                 while True:
                     opcode, payload = self._frame(link)
@@ -122,9 +122,10 @@ class Server:
                         self.messages.append(message)
                         self.uid = message[1][0]
                         answers = self.answer(message, first)
-                    first = False
                     for one in answers:
                         self._write(link, b"\0" + field(1, self.uid) + one)
+                    if first:
+                        self.link, first = link, False
 
     @staticmethod
     def _take(link, size):
@@ -196,7 +197,7 @@ class Server:
             for one in parse(data)[1]:
                 got = parse(one)
                 receipts += field(1, field(1, got[1][0]) + field(2, got[2][0]))
-            return custom(CAPABILITY, "receipts", receipts + field(2, 1))
+            return custom(CAPABILITY, "receipts", receipts + field(2, self.epoch))
         body = json.loads(data)
         if (capability, kind) == (EVENTS, "batch"):
             return self.store(body)

@@ -12,7 +12,8 @@ import uuid
 import pytest
 
 from device_world import AGENT, Certificates, eventually, field, parse
-from server_world import EVENTS, SESSION, Server, custom
+from server_world import (APPLIED, EVENTS, FAILED, SESSION, TASKS, Server, custom, digest_of,
+                          remote_config, run_id, settings, unix_s)
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -301,6 +302,7 @@ def test_garbage_from_the_server_is_bounded(make, server, garbage):
 def test_after_a_loss_it_comes_back_within_the_spread(make, server):
     server.hello = [custom(SESSION, "session",
                            {"spread_ms": 1500, "backoff_max_ms": 5000, "epoch": 7})]
+    server.epoch = 7
     agent = make().start()
     waits = []
     for _ in range(3):
@@ -323,3 +325,248 @@ def test_a_damaged_spool_is_put_aside_and_told(make, server):
     agent.start()
     eventually("it is told", lambda: server.of_kind("spool_damaged"))
     assert os.path.exists(agent.spool + ".damaged")
+
+
+# ---- tasks ----
+
+def order(**more):
+    return {"run": run_id(), "type": "inventory", "params": {}, "priority": 5,
+            "not_before": 0, "not_after": None, **more}
+
+
+def about(server, kind, run):
+    return [e for e in server.of_kind(kind) if e["data"]["run"] == run["run"]]
+
+
+def test_a_task_is_accepted_done_and_told_once(make, server):
+    agent = make().start()
+    server.connected()
+    run = order()
+    eventually("it said what it has", lambda: server.running == [[]])
+    server.assign(run)
+    eventually("it ends", lambda: about(server, "run_finished", run), 20)
+    assert len(about(server, "run_accepted", run)) == 1
+    server.assign(run)  # the server did not know yet
+    server.assign(run)
+    time.sleep(1.5)
+    assert len(about(server, "run_finished", run)) == 1
+    assert len(about(server, "run_accepted", run)) == 1
+    assert agent.status()["runs"] == {"open": 0, "finished": 1, "list": []}
+
+
+def test_a_task_survives_a_crash_and_is_still_one(make, server):
+    agent = make().start()
+    server.connected()
+    later = order(not_before=unix_s() + 3600)
+    server.assign(later)
+    eventually("it is accepted", lambda: about(server, "run_accepted", later))
+    agent.stop(signal.SIGKILL)
+    agent.start()
+    eventually("it still knows it", lambda: server.running[-1:] == [[later["run"]]])
+    server.assign(later)
+    eventually("it answers", lambda: any(p["run"] == later["run"] and p["state"] == "accepted"
+                                         for p in server.progress))
+    assert len(about(server, "run_accepted", later)) == 1
+    server.say(custom(TASKS, "cancel", {"runs": [later["run"]]}))
+    eventually("it is cancelled", lambda: about(server, "run_finished", later))
+    assert about(server, "run_finished", later)[0]["data"]["outcome"] == "cancelled"
+    agent.stop(signal.SIGKILL)
+    agent.start()
+    eventually("nothing is left", lambda: server.running[-1:] == [[]] and server.connections == 3)
+    server.assign(later)
+    time.sleep(1.2)
+    assert len(about(server, "run_finished", later)) == 1
+
+
+def test_a_held_task_waits_and_an_expired_one_is_told(make, server):
+    agent = make().start()
+    server.connected()
+    held, late = order(not_before=unix_s() + 2), order(not_after=unix_s() - 10)
+    server.assign(held, late)
+    eventually("it is accepted", lambda: about(server, "run_accepted", held))
+    server.say(custom(TASKS, "pause", {"runs": [held["run"]]}))
+    eventually("it is expired", lambda: about(server, "run_finished", late))
+    assert about(server, "run_finished", late)[0]["data"]["outcome"] == "expired"
+    time.sleep(3)
+    assert not about(server, "run_finished", held)
+    assert agent.status()["runs"]["list"][0]["state"] == "paused"
+    server.say(custom(TASKS, "resume", {"runs": [held["run"]]}))
+    eventually("it is done", lambda: about(server, "run_finished", held), 20)
+
+
+@pytest.mark.parametrize("wrong, why", [
+    ({"type": "format_disk"}, "type"), ({"type": 7}, "type"), ({"params": []}, "params"),
+    ({"priority": 10}, "priority"), ({"not_after": -1}, "not_after"),
+    ({"not_before": "soon"}, "not_before"), ({"params": {"x": "y" * 20000}}, "big")])
+def test_an_order_that_makes_no_sense_is_refused_once(make, server, wrong, why):
+    make().start()
+    server.connected()
+    run = order(**wrong)
+    server.assign(run)
+    server.assign(run)
+    eventually("it is refused", lambda: about(server, "run_refused", run))
+    time.sleep(0.3)
+    (event,) = about(server, "run_refused", run)
+    assert why in event["data"]["why"]
+
+
+def test_tasks_on_one_device_are_bounded(make, server):
+    agent = make().start()
+    server.connected()
+    runs = [order(not_before=unix_s() + 3600) for _ in range(70)]
+    for run in runs:
+        server.assign(run)
+    eventually("six are too many", lambda: len(server.of_kind("run_refused")) == 6)
+    assert len(server.of_kind("run_accepted")) == 64
+    assert agent.status()["runs"]["open"] == 64
+
+
+def test_times_are_those_of_the_server(make, server):
+    """A device whose clock is a year off does at once what is due now."""
+    year = 365 * 86400
+    server.hello = [custom(SESSION, "session", {"spread_ms": 0, "backoff_max_ms": 0,
+                                                "epoch": 1, "now": unix_s() + year})]
+    make().start()
+    server.connected()
+    run = order(not_before=unix_s() + year - 5, not_after=unix_s() + year + 60)
+    server.assign(run)
+    eventually("it is done", lambda: about(server, "run_finished", run), 20)
+    assert about(server, "run_finished", run)[0]["data"]["outcome"] != "expired"
+
+
+# ---- policies ----
+
+def policy(**values):
+    text = json.dumps({"scan.cpu_percent": 40, "agent.heartbeat_s": 10, **values})
+    return digest_of(text), text
+
+
+def test_a_policy_is_applied_kept_and_told(make, server):
+    digest, text = policy()
+    server.hello = [remote_config(digest, text)]
+    agent = make().start()
+    eventually("it is applied", lambda: (digest, APPLIED, "") in server.states(7))
+    status = agent.status()["policy"]
+    assert status["hash"] == status["in_force"] == digest.hex()
+    assert status["heartbeat_s"] == 10
+    agent.stop(signal.SIGKILL)
+    server.stop()
+    agent.start()  # without a server
+    eventually("it is in force", lambda: (agent.status().get("policy") or {}).get(
+        "in_force") == digest.hex())
+    server.hello = []
+    server.start()
+    eventually("it is told again", lambda: server.connections == 2
+               and (digest, APPLIED, "") in server.states(7)[1:])
+
+
+def test_a_bad_policy_is_refused_with_the_path_and_the_old_one_stays(make, server):
+    good, text = policy()
+    bad, wrong = policy(**{"scan.cpu_percent": 900, "onaccess.mode": "explode"})
+    server.hello = [remote_config(good, text)]
+    agent = make().start()
+    eventually("it is applied", lambda: (good, APPLIED, "") in server.states(7))
+    server.say(remote_config(bad, wrong))
+    eventually("it is refused", lambda: server.states(7)[-1][:2] == (bad, FAILED))
+    why = server.states(7)[-1][2]
+    assert "scan.cpu_percent" in why and "onaccess.mode" in why
+    status = agent.status()["policy"]
+    assert status["in_force"] == good.hex() and status["state"] == "failed"
+    server.say(remote_config(good, text))
+    eventually("back to the good one", lambda: server.states(7)[-1][:2] == (good, APPLIED))
+
+
+def test_unknown_keys_of_a_newer_server_do_no_harm(make, server):
+    digest, text = policy(**{"future.setting": [1, 2]})
+    server.hello = [remote_config(digest, text)]
+    make().start()
+    eventually("it is applied", lambda: (digest, APPLIED, "") in server.states(7))
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xff", b'{"a":' * 5000,
+                                  b'{"scan.cpu_percent":"' + b"9" * 50000 + b'"}'])
+def test_a_policy_of_garbage_is_refused(make, server, body):
+    server.hello = [remote_config(b"h" * 32, body)]
+    agent = make().start()
+    eventually("it is refused", lambda: (server.states(7) or [(0, 0)])[-1][:2]
+               == (b"h" * 32, FAILED))
+    assert agent.process.poll() is None and agent.status()["connected"]
+
+
+def test_a_policy_under_another_name_is_refused(make, server):
+    server.hello = [remote_config(b"n" * 32, "{}", name="other.json")]
+    make().start()
+    eventually("it is refused", lambda: any(
+        s[1] == FAILED and "policy.json" in s[2] for s in server.states(7)))
+
+
+# ---- offers ----
+
+def test_a_new_address_is_tried_and_kept(make, server, certificates):
+    other = Server(certificates)
+    try:
+        agent = make().start()
+        server.connected()
+        server.say(settings(b"one", f"wss://127.0.0.1:{other.port}/v1/opamp", 30))
+        other.connected()
+        eventually("it says so there", lambda: (b"one", APPLIED, "") in other.states(15))
+        assert agent.status()["server"] == f"127.0.0.1:{other.port}"
+        assert agent.status()["policy"]["heartbeat_s"] == 30
+        agent.stop(signal.SIGKILL)
+        agent.start()
+        eventually("it goes there at once", lambda: other.connections == 2)
+        assert server.connections == 1
+    finally:
+        other.stop()
+
+
+def test_an_address_that_does_not_work_is_not_kept(make, server, certificates, folder):
+    certificates.sign("foreign", "elsewhere", "DNS:elsewhere", "serverAuth")
+    other = Server(certificates, "foreign")
+    try:
+        agent = make().start()
+        server.connected()
+        server.say(settings(b"two", f"wss://127.0.0.1:{other.port}/v1/opamp"))
+        eventually("it gives up", lambda: server.states(15)[-1:]
+                   and server.states(15)[-1][:2] == (b"two", FAILED), 45)
+        assert "certificate" in server.states(15)[-1][2]
+        assert other.connections == 0 and server.connections == 1
+        assert agent.status()["server"] == f"127.0.0.1:{server.port}"
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1/v1/opamp", "wss:///v1/opamp",
+                                      "wss://127.0.0.1:1/other", "wss://a b:1/v1/opamp",
+                                      "wss://user@host:1/v1/opamp", "wss://" + "x" * 600])
+def test_an_address_that_is_none_is_refused(make, server, endpoint):
+    agent = make().start()
+    server.connected()
+    server.say(settings(b"bad", endpoint))
+    eventually("it is refused", lambda: server.states(15)[-1:]
+               and server.states(15)[-1][:2] == (b"bad", FAILED))
+    assert agent.status()["connected"]
+
+
+# ---- the rest ----
+
+def test_it_describes_itself(make, server):
+    make().start()
+    server.connected()
+    eventually("it did", lambda: server.description()[1])
+    identifying, other = server.description()
+    assert identifying["service.name"] == "redoubt-agent" and identifying["redoubt.instance"]
+    assert other["protection.engine"] == "down" and other["agent.version"]
+    assert other["protection.realtime"] in ("off", "notify", "block", "failed")
+    assert other["protection.last_scan"] == 0 and other["protection.threats_open"] == 0
+
+
+def test_it_beats_when_there_is_nothing_to_say(make, server):
+    server.hello = [settings(b"beat", "wss://127.0.0.1:%d/v1/opamp" % server.port, 1)]
+    make().start()
+    server.connected()
+    time.sleep(1.5)
+    before = len(server.messages)
+    time.sleep(3.5)
+    beats = [m for m in server.messages[before:] if set(m) <= {1, 2, 4}]
+    assert 2 <= len(beats) <= 4

@@ -17,6 +17,7 @@
 #include <jansson.h>
 #include <redoubt/service.h>
 
+#include "app/agent/identity.h"
 #include "app/agent/link.h"
 #include "sys/clamav/clamav.h"
 #include "sys/conf/conf.h"
@@ -58,6 +59,30 @@ struct agent_events {
 /* What the last message held that must not be repeated for ever if it is refused. */
 enum agent_sole { SOLE_NONE, SOLE_REPORT, SOLE_EVENT };
 
+/* The policy: what was offered last and what became of it; what is in force. */
+struct agent_policy {
+    char offered[65], hash[65]; /* hex; "" before the first, and for the defaults */
+    enum opamp_status status;
+    char why[OPAMP_TEXT_MAX];
+    bool tell;
+    uint32_t heartbeat_s, spread_ms;
+};
+
+/* The latest offer of connection settings, and what became of it. */
+struct agent_offer {
+    uint8_t hash[OPAMP_HASH_MAX];
+    size_t hash_n;
+    enum opamp_status status;
+    char server[CONF_PATH], why[OPAMP_TEXT_MAX];
+    bool tell;
+    struct link *trial;  /* NULL: none */
+    uint64_t due_ms;     /* the trial ends */
+    uint64_t connection; /* it came on this one, counted */
+};
+
+struct protect;
+struct runs; /* runs.c */
+
 struct agent {
     sd_event *event;
     struct redoubt_service *service;
@@ -84,14 +109,24 @@ struct agent {
     bool holding, full_state, last_was_healthy;
     bool greeted; /* the server has answered on this connection */
     bool takes_events, takes_tasks;
-    uint32_t spread_ms;   /* of the session */
-    uint32_t heartbeat_s; /* 0: none */
+    uint32_t spread_ms, backoff_max_ms; /* of the session */
+    uint32_t offered_heartbeat_s;       /* 0: none was offered */
+    uint32_t heartbeat_s;
     uint64_t beat_due_ms;
     bool careful;         /* one message at a time, to find the one that is refused */
     enum agent_sole sole; /* with a batch of 1: what is on its way alone */
     enum event_stream sole_stream;
-    char instance[UUID_TEXT]; /* random, of this start */
     struct agent_events ev;
+    struct agent_policy policy;
+    struct agent_offer offer;
+    struct link_hooks hooks;                           /* of the link that is in use */
+    char server[CONF_PATH], offered_server[CONF_PATH]; /* in use; kept from an offer */
+    uint64_t heard_ms;                                 /* it was open */
+    struct identity *identity;
+    char *csr; /* owned: to be sent with the next message */
+    bool facts_changed;
+    struct protect *protect;
+    struct runs *runs;
     uint64_t server_epoch;
     int64_t clock_ahead_s; /* the server's clock minus ours, as it last said */
     char trouble[240];     /* the last thing that went wrong, or "" */
@@ -116,7 +151,10 @@ bool agent_overdue(const struct agent *a);
 void talk_send(struct agent *a, const struct opamp_custom *custom);
 /* May another message be sent now? */
 bool talk_open(const struct agent *a);
+/* Heartbeat and spread, from the policy, the offers and the session. */
+void agent_pace(struct agent *a);
 void agent_trouble(struct agent *a, const char *what);
+int64_t agent_server_s(const struct agent *a); /* Unix seconds by the server's clock */
 uint64_t agent_unix_us(void); /* within what a report or an event may carry */
 
 /* reports.c: status reports and their receipts. */
@@ -147,6 +185,40 @@ void events_release(struct agent *a);
 /* The JSON of an "ack". */
 MUST_USE enum err events_ack(struct agent *a, const json_t *ack, struct err_info *info);
 void events_give_up(struct agent *a);
+
+/* config.c: the policy. */
+void config_start(struct agent *a);
+void config_offer(struct agent *a, const struct opamp_config *offer);
+/* A hook of protect. */
+void config_done(void *agent, const char hash[65], bool ok, const char *why);
+void config_add(struct agent *a, struct opamp_agent *m);
+const char *config_status_name(enum opamp_status status);
+/* Small files in state_dir, written whole or not at all. */
+MUST_USE enum err state_write(const struct agent *a, const char *name, struct str head,
+                              struct str body, struct err_info *info);
+MUST_USE enum err state_read(const struct agent *a, const char *name, char *buf,
+                             size_t size, size_t *n, struct err_info *info);
+
+/* offers.c: new settings of the connection. */
+void offers_start(struct agent *a);
+void offers_take(struct agent *a, const struct opamp_settings *s);
+void offers_tick(struct agent *a);
+void offers_add(struct agent *a, struct opamp_agent *m);
+void offers_release(struct agent *a);
+
+/* runs.c: the tasks (docs/protocol/tasks.md). */
+MUST_USE enum err runs_start(struct agent *a, struct err_info *info);
+void runs_release(struct agent *a);
+MUST_USE enum err runs_message(struct agent *a, struct str type, const json_t *m,
+                               struct err_info *info);
+/* Hooks of protect. */
+void runs_progress(void *agent, const struct uuid *run, const char *state,
+                   unsigned percent, json_t *counts);
+void runs_done(void *agent, const struct uuid *run, const char *outcome, json_t *result);
+/* Connected: all that is not finished. */
+void runs_hello(struct agent *a);
+void runs_tick(struct agent *a);
+void runs_json(const struct agent *a, struct text *t);
 
 /* control.c: the local socket that tells the state to `redoubt-agent status`. */
 MUST_USE enum err control_open(struct agent *a, struct err_info *info);

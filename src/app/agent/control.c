@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "app/agent/agent.h"
+#include "app/agent/protect.h"
 #include "sys/log/log.h"
 
 enum { STATUS_BYTES = 16384, STATUS_WAIT_MS = 2000 };
@@ -48,6 +49,47 @@ static void add_events(const struct agent *a, struct text *t)
              untold, a->ev.made, a->ev.acknowledged, a->ev.refused);
 }
 
+static void add_policy(const struct agent *a, struct text *t)
+{
+    text_add(t, "\"policy\":{");
+    pair(t, "hash", a->policy.offered);
+    pair(t, "in_force", a->policy.hash);
+    pair(t, "state", config_status_name(a->policy.status));
+    pair(t, "why", a->policy.why);
+    text_add(t, "\"heartbeat_s\":%u},\"offer\":{", a->heartbeat_s);
+    pair(t, "server", a->offered_server);
+    pair(t, "state", config_status_name(a->offer.status));
+    text_add(t, "\"why\":");
+    quoted_json(t, str_of(a->offer.why));
+    text_add(t, "},");
+}
+
+static void add_identity(const struct agent *a, struct text *t)
+{
+    struct identity_status s;
+
+    identity_status(a->identity, &s);
+    text_add(t, "\"identity\":{");
+    pair(t, "serial", s.serial);
+    pair(t, "trouble", s.trouble);
+    text_add(t,
+             "\"not_after\":%" PRId64 ",\"renew_at\":%" PRId64
+             ",\"trying\":%s,\"asking\":%s},",
+             s.not_after, s.renew_at, s.trying ? "true" : "false",
+             s.asking ? "true" : "false");
+}
+
+static void add_facts(const struct agent *a, struct text *t)
+{
+    struct protect_facts f;
+
+    protect_facts(a->protect, &f);
+    text_add(t, "\"protection\":{");
+    pair(t, "realtime", f.realtime);
+    text_add(t, "\"last_scan\":%" PRId64 ",\"threats_open\":%u},", f.last_scan,
+             f.threats_open);
+}
+
 void control_json(const struct agent *a, struct text *t)
 {
     const struct spool_counts *s = spool_counts(a->spool);
@@ -57,7 +99,7 @@ void control_json(const struct agent *a, struct text *t)
     text_add(t, "{");
     pair(t, "device_id", id);
     pair(t, "version", REDOUBT_VERSION);
-    pair(t, "server", a->conf.agent.server);
+    pair(t, "server", a->server);
     pair(t, "connection", link_state_name(link_state(a->link)));
     text_add(t, "\"connected\":%s,\"epoch\":%" PRIu64 ",",
              link_state(a->link) == LINK_OPEN ? "true" : "false", a->server_epoch);
@@ -74,6 +116,10 @@ void control_json(const struct agent *a, struct text *t)
              s->pending, s->dropped, s->last_seq, a->counts.made, a->counts.lost,
              a->counts.acknowledged, a->counts.refused);
     add_events(a, t);
+    add_policy(a, t);
+    runs_json(a, t);
+    add_identity(a, t);
+    add_facts(a, t);
     text_add(t, "\"connects\":%" PRIu64 ",\"unavailable\":%" PRIu64 "}\n",
              a->counts.connects, a->counts.unavailable);
 }
@@ -169,6 +215,10 @@ static void print_status(struct str json)
         { "Connection", "connection" },
         { "Trouble", "trouble" },
         { "Engine up", "up" },
+        { "Policy", "state" },
+        { "Real-time protection", "realtime" },
+        { "Open threats", "threats_open" },
+        { "Tasks", "open" },
         { "Reports waiting", "pending" },
         { "Reports stored", "acknowledged" },
         { "Reports refused", "refused" },

@@ -4,12 +4,11 @@
 #include <sys/utsname.h>
 
 #include "app/agent/agent.h"
+#include "app/agent/protect.h"
 
 void hello_start(struct agent *a)
 {
     struct utsname u;
-    uint8_t random[10];
-    struct uuid instance;
 
     if (uname(&u) == 0) {
         (void)snprintf(a->host, sizeof(a->host), "%s", u.nodename);
@@ -17,9 +16,6 @@ void hello_start(struct agent *a)
         (void)snprintf(a->arch, sizeof(a->arch), "%s", u.machine);
     }
     a->start_unix_us = agent_unix_us();
-    tls_random(random, sizeof(random));
-    uuid_make(&instance, a->start_unix_us / 1000u, random);
-    uuid_format(a->instance, &instance);
 }
 
 static void add_health(const struct agent *a, struct opamp_agent *m)
@@ -39,6 +35,24 @@ static void add_health(const struct agent *a, struct opamp_agent *m)
                                                 .last_error = m->health.last_error };
 }
 
+/* How it is protected; the text lives until the next call. */
+static void add_facts(struct agent *a, struct opamp_agent *m)
+{
+    static struct protect_facts f;
+
+    protect_facts(a->protect, &f);
+    a->facts_changed = false;
+    opamp_add_text(&m->other, STR("protection.engine"),
+                   f.engine_up ? STR("running") : STR("down"));
+    opamp_add_text(&m->other, STR("protection.engine.version"), str_of(f.engine_version));
+    opamp_add_int(&m->other, STR("protection.signatures.version"), f.signatures_version);
+    opamp_add_int(&m->other, STR("protection.signatures.built"), f.signatures_built);
+    opamp_add_text(&m->other, STR("protection.realtime"), str_of(f.realtime));
+    opamp_add_int(&m->other, STR("protection.last_scan"), f.last_scan);
+    opamp_add_int(&m->other, STR("protection.threats_open"), f.threats_open);
+    opamp_add_text(&m->other, STR("protection.licence"), STR("unknown"));
+}
+
 void hello_add(struct agent *a, struct opamp_agent *m)
 {
     static char id[UUID_TEXT];
@@ -48,15 +62,18 @@ void hello_add(struct agent *a, struct opamp_agent *m)
     opamp_add_text(&m->identifying, STR("service.name"), STR("redoubt-agent"));
     opamp_add_text(&m->identifying, STR("service.version"), STR(REDOUBT_VERSION));
     opamp_add_text(&m->identifying, STR("service.instance.id"), str_of(id));
-    opamp_add_text(&m->identifying, STR("redoubt.instance"), str_of(a->instance));
+    opamp_add_text(&m->identifying, STR("redoubt.instance"),
+                   str_of(identity_instance(a->identity)));
     opamp_add_text(&m->other, STR("host.name"), str_of(a->host));
     opamp_add_text(&m->other, STR("host.arch"), str_of(a->arch));
     opamp_add_text(&m->other, STR("os.type"), STR("linux"));
     opamp_add_text(&m->other, STR("os.description"), str_of(a->os));
     opamp_add_text(&m->other, STR("agent.version"), STR(REDOUBT_VERSION));
+    add_facts(a, m);
     add_health(a, m);
     m->has_caps = true;
-    m->caps = (struct opamp_caps){ .count = 3,
-                                   .at = { STR(REPORT_CAPABILITY), STR(EVENTS_CAPABILITY),
-                                           STR(SESSION_CAPABILITY) } };
+    m->caps =
+        (struct opamp_caps){ .count = 4,
+                             .at = { STR(REPORT_CAPABILITY), STR(EVENTS_CAPABILITY),
+                                     STR(TASKS_CAPABILITY), STR(SESSION_CAPABILITY) } };
 }

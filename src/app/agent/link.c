@@ -28,7 +28,7 @@ struct link {
     struct link_hooks hooks;
     char host[CONF_PATH], port[8];
     enum link_state state;
-    bool shut, literal;          /* literal: the host is an address */
+    bool shut, literal, reached; /* literal: the host is an address */
     sd_event_source *io, *timer; /* io owns the descriptor */
     struct tls *tls;
     struct gaicb *request; /* LINK_RESOLVING */
@@ -345,6 +345,7 @@ static void connected(struct link *l, int fd)
         return;
     }
     l->state = LINK_TLS;
+    l->reached = true;
     /* A busy server needs its time for the handshake, but a dead one must not hold us. */
     l->due_ms = now_ms() + 2 * (uint64_t)l->conf.dead_after_ms;
     tick_in(l, 2 * (uint64_t)l->conf.dead_after_ms);
@@ -395,6 +396,7 @@ static void connect_to(struct link *l, const struct addrinfo *to)
     }
     (void)sd_event_source_set_io_fd_own(l->io, true);
     l->state = LINK_CONNECTING;
+    l->reached = false;
     l->due_ms = now_ms() + limit;
     tick_in(l, limit);
     if (connect(fd, to->ai_addr, to->ai_addrlen) != 0 && errno != EINPROGRESS) {
@@ -501,11 +503,54 @@ static int on_timer(sd_event_source *source, uint64_t us, void *arg)
     return 0;
 }
 
+/* Takes the address apart; false leaves all as it was. */
+static bool link_aim(struct link *l, const char *server)
+{
+    char host[CONF_PATH];
+    uint16_t port = 0;
+
+    if (conf_listen_split(server, host, sizeof(host), &port) != ERR_OK || !host[0])
+        return false;
+    (void)snprintf(l->conf.server, sizeof(l->conf.server), "%s", server);
+    (void)snprintf(l->host, sizeof(l->host), "%s", host);
+    (void)snprintf(l->port, sizeof(l->port), "%u", port);
+    if (l->found)
+        freeaddrinfo(l->found);
+    l->found = NULL;
+    l->which = 0;
+    l->hints = (struct addrinfo){ .ai_socktype = SOCK_STREAM,
+                                  .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV };
+    l->literal = getaddrinfo(l->host, l->port, &l->hints, &l->found) == 0;
+    l->hints.ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG;
+    return true;
+}
+
+bool link_retarget(struct link *l, const char *server)
+{
+    return l->state == LINK_WAITING && link_aim(l, server);
+}
+
+void link_rehook(struct link *l, const struct link_hooks *hooks)
+{
+    l->hooks = *hooks;
+}
+
+void link_recred(struct link *l, struct tls_creds *creds)
+{
+    l->creds = creds;
+    if (l->state != LINK_WAITING)
+        link_break(l, "another certificate is used");
+}
+
+bool link_reached(const struct link *l)
+{
+    return l->reached;
+}
+
 enum err link_new(sd_event *event, const struct conf_agent *conf, struct tls_creds *creds,
                   const struct link_hooks *hooks, struct link **out,
                   struct err_info *info)
 {
-    uint16_t port = 0;
     struct link *l = calloc(1, sizeof(*l));
 
     if (!l)
@@ -515,12 +560,10 @@ enum err link_new(sd_event *event, const struct conf_agent *conf, struct tls_cre
     l->creds = creds;
     l->hooks = *hooks;
     l->wait_max_ms = RETRY_MAX_MS;
-    enum err e = conf_listen_split(conf->server, l->host, sizeof(l->host), &port);
-    if (e == ERR_OK && l->host[0] == '\0')
-        e = ERR_INVALID;
-    (void)snprintf(l->port, sizeof(l->port), "%u", port);
-    if (e != ERR_OK)
-        e = err_set(info, ERR_CONFIG, 0, "[agent] server: no host in %s", conf->server);
+    enum err e =
+        link_aim(l, conf->server)
+            ? ERR_OK
+            : err_set(info, ERR_CONFIG, 0, "[agent] server: no host in %s", conf->server);
     if (e == ERR_OK && sd_event_add_time_relative(event, &l->timer, CLOCK_BOOTTIME, 0, 0,
                                                   on_timer, l) < 0)
         e = err_set(info, ERR_MEMORY, ENOMEM, "link");
@@ -528,10 +571,6 @@ enum err link_new(sd_event *event, const struct conf_agent *conf, struct tls_cre
         link_free(l);
         return e;
     }
-    l->hints = (struct addrinfo){ .ai_socktype = SOCK_STREAM,
-                                  .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV };
-    l->literal = getaddrinfo(l->host, l->port, &l->hints, &l->found) == 0;
-    l->hints.ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG;
     l->lost_ms = now_ms();
     *out = l;
     return ERR_OK;

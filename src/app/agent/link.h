@@ -51,6 +51,15 @@ void link_shut(struct link *l);
 /* Breaks the connection, with words, and begins anew. */
 void link_break(struct link *l, const char *why);
 
+void link_rehook(struct link *l, const struct link_hooks *hooks);
+/* Other credentials from now on; a connection that is there is broken.  The old ones may be
+ * freed afterwards. */
+void link_recred(struct link *l, struct tls_creds *creds);
+/* Another address for the next attempt; only in LINK_WAITING.  False: it is none. */
+bool link_retarget(struct link *l, const char *server);
+/* Did the last attempt reach a computer that takes connections there? */
+bool link_reached(const struct link *l);
+
 /* After the loss of an open connection the first attempt comes at random within spread_ms;
  * pauses grow to backoff_max_ms (0: as ever). */
 void link_pace(struct link *l, uint32_t spread_ms, uint32_t backoff_max_ms);

@@ -54,7 +54,7 @@ static void link_opened(void *arg)
 {
     struct agent *a = arg;
 
-    log_event(LOG_LEVEL_INFO, "connected", log_str("server", a->conf.agent.server),
+    log_event(LOG_LEVEL_INFO, "connected", log_str("server", a->server),
               log_u64("pending", spool_counts(a->spool)->pending));
     agent_hello(a);
     status_tell(a);
@@ -65,9 +65,12 @@ static void link_lost(void *arg, bool was_open, const char *why)
     struct agent *a = arg;
 
     (void)snprintf(a->trouble, sizeof(a->trouble), "%s", why);
+    bool refused = !a->greeted && link_reached(a->link);
+
     log_event(was_open ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG,
               was_open ? "disconnected" : "connect_failed", log_str("why", why));
     agent_lost(a);
+    identity_lost(a->identity, refused, agent_server_s(a));
     status_tell(a);
 }
 
@@ -169,21 +172,82 @@ static int add_sources(struct agent *a)
     return n;
 }
 
+/* A certificate to be sent for, with the next message. */
+static void identity_request(void *arg, struct str csr)
+{
+    struct agent *a = arg;
+
+    free(a->csr);
+    a->csr = strndup(csr.p, csr.n);
+    agent_send(a);
+}
+
+/* Another certificate is used, or tried: from the next connection on, which is now. */
+static void identity_changed(void *arg)
+{
+    struct agent *a = arg;
+    struct err_info info = { 0 };
+    struct tls_files files = identity_files(a->identity);
+    struct tls_creds *old = a->creds, *fresh = NULL;
+
+    if (tls_creds_new(TLS_CLIENT, &files, &fresh, &info) != ERR_OK) {
+        agent_trouble(a, info.what);
+        log_event(LOG_LEVEL_ERROR, "identity_not_usable", log_str("why", info.what));
+        return;
+    }
+    a->creds = fresh;
+    a->device_id = *identity_device(a->identity);
+    offers_release(a); /* a trial would go on with the old ones */
+    link_recred(a->link, fresh);
+    tls_creds_free(old);
+}
+
 /* Who we are: the certificate says it, and the configuration may only agree. */
 static enum err identify(struct agent *a, struct err_info *info)
 {
     const struct conf_agent *conf = &a->conf.agent;
+    struct identity_hooks hooks = { a, identity_request, identity_changed };
     struct uuid wanted;
     enum err e = tls_file_device(conf->certificate, &a->device_id, info);
 
-    if (e != ERR_OK)
-        return e;
-    if (conf->device_id[0] && (!uuid_parse(&wanted, str_of(conf->device_id)) ||
-                               !uuid_eq(&wanted, &a->device_id)))
+    if (e == ERR_OK && conf->device_id[0] &&
+        (!uuid_parse(&wanted, str_of(conf->device_id)) ||
+         !uuid_eq(&wanted, &a->device_id)))
         return err_set(info, ERR_CONFIG, 0,
                        "[agent] device_id is not the one in %s: leave it out",
                        conf->certificate);
-    return ERR_OK;
+    return e == ERR_OK ? identity_new(conf, &hooks, &a->identity, info) : e;
+}
+
+static void protect_event(void *arg, const char *kind, const char *severity, json_t *data)
+{
+    agent_event(arg, kind, severity, data);
+}
+
+/* Told with the next tick: facts may change many times a second. */
+static void protect_changed(void *arg)
+{
+    struct agent *a = arg;
+
+    a->facts_changed = true;
+}
+
+/* What works on this device, and what it was told to do. */
+static enum err start_work(struct agent *a, struct err_info *info)
+{
+    struct protect_hooks hooks = { .arg = a,
+                                   .event = protect_event,
+                                   .facts_changed = protect_changed,
+                                   .policy_done = config_done,
+                                   .run_progress = runs_progress,
+                                   .run_done = runs_done };
+    enum err e = runs_start(a, info);
+
+    if (e == ERR_OK)
+        e = protect_new(a->event, &a->conf, &hooks, &a->protect, info);
+    if (e == ERR_OK)
+        config_start(a);
+    return e;
 }
 
 static enum err open_spool(struct agent *a, struct err_info *info)
@@ -201,13 +265,21 @@ static enum err open_spool(struct agent *a, struct err_info *info)
     return ERR_OK;
 }
 
+static enum err start_link(struct agent *a, struct err_info *info)
+{
+    struct conf_agent conf = a->conf.agent;
+
+    a->hooks = (struct link_hooks){
+        .arg = a, .opened = link_opened, .lost = link_lost, .message = link_message
+    };
+    offers_start(a);
+    (void)snprintf(conf.server, sizeof(conf.server), "%s", a->server);
+    return link_new(a->event, &conf, a->creds, &a->hooks, &a->link, info);
+}
+
 static enum err start(struct agent *a, struct err_info *info)
 {
     const struct conf_agent *conf = &a->conf.agent;
-    struct tls_files files = { conf->certificate, conf->key, conf->ca };
-    struct link_hooks hooks = {
-        .arg = a, .opened = link_opened, .lost = link_lost, .message = link_message
-    };
     struct err_info control = { 0 };
     enum err e = identify(a, info);
 
@@ -216,8 +288,11 @@ static enum err start(struct agent *a, struct err_info *info)
     a->ev.batch = AGENT_EVENT_BATCH;
     a->heartbeat_s = AGENT_HEARTBEAT_S;
     a->now_ms = a->report_due_ms = boot_ms();
-    if (e == ERR_OK)
+    if (e == ERR_OK) {
+        struct tls_files files = identity_files(a->identity);
+
         e = tls_creds_new(TLS_CLIENT, &files, &a->creds, info);
+    }
     if (e == ERR_OK)
         e = open_spool(a, info);
     if (e == ERR_OK && sd_event_new(&a->event) < 0)
@@ -225,7 +300,9 @@ static enum err start(struct agent *a, struct err_info *info)
     if (e == ERR_OK)
         e = clamav_new(a->event, conf->clamd, agent_engine, a, &a->clamav);
     if (e == ERR_OK)
-        e = link_new(a->event, conf, a->creds, &hooks, &a->link, info);
+        e = start_link(a, info);
+    if (e == ERR_OK)
+        e = start_work(a, info);
     if (e == ERR_OK && add_sources(a) < 0)
         e = err_set(info, ERR_MEMORY, ENOMEM, "event loop");
     if (e == ERR_OK && spool_counts(a->spool)->damaged) {
@@ -264,9 +341,14 @@ static void stop(struct agent *a)
     a->probe_timer = sd_event_source_disable_unref(a->probe_timer);
     a->hold_timer = sd_event_source_disable_unref(a->hold_timer);
     a->tick_timer = sd_event_source_disable_unref(a->tick_timer);
+    protect_free(a->protect);
+    offers_release(a);
     link_free(a->link);
     clamav_free(a->clamav);
+    runs_release(a);
     events_release(a);
+    identity_free(a->identity);
+    free(a->csr);
     spool_close(a->spool);
     sd_event_unref(a->event);
     tls_creds_free(a->creds);

@@ -2,6 +2,7 @@
  * reports: what the engine is like, told until the server has it.
  */
 #include "app/agent/agent.h"
+#include "app/agent/protect.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -74,6 +75,7 @@ void agent_engine(void *agent, const struct clamav_state *state)
 
     a->engine = *state;
     a->has_engine = true;
+    protect_engine(a->protect, state);
     if (!change && a->now_ms < a->report_due_ms)
         return;
     if (change)

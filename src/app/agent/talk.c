@@ -9,6 +9,11 @@
 
 enum { ANSWER_MS = 15000, BAD_REQUEST_HOLD_MS = 30000, UNSENT_MAX = 128 * 1024 };
 
+#define CAPABILITIES                                                                     \
+    (OPAMP_REPORTS_STATUS | OPAMP_REPORTS_HEALTH | OPAMP_REPORTS_HEARTBEAT |             \
+     OPAMP_ACCEPTS_CONFIG | OPAMP_REPORTS_CONFIG | OPAMP_ACCEPTS_SETTINGS |              \
+     OPAMP_REPORTS_SETTINGS)
+
 /* One message at a time is built or read: the loop has one thread. */
 static struct opamp_agent out_message;
 static struct opamp_server in_message;
@@ -31,6 +36,22 @@ void agent_trouble(struct agent *a, const char *what)
     (void)snprintf(a->trouble, sizeof(a->trouble), "%s", what);
 }
 
+int64_t agent_server_s(const struct agent *a)
+{
+    return (int64_t)(agent_unix_us() / 1000000u) + a->clock_ahead_s;
+}
+
+void agent_pace(struct agent *a)
+{
+    a->heartbeat_s = a->offered_heartbeat_s  ? a->offered_heartbeat_s
+                     : a->policy.heartbeat_s ? a->policy.heartbeat_s
+                                             : AGENT_HEARTBEAT_S;
+    if (a->beat_due_ms > a->now_ms + (uint64_t)a->heartbeat_s * 1000u)
+        a->beat_due_ms = a->now_ms + (uint64_t)a->heartbeat_s * 1000u;
+    link_pace(a->link, a->policy.spread_ms ? a->policy.spread_ms : a->spread_ms,
+              a->backoff_max_ms);
+}
+
 static bool awaited(const struct agent *a)
 {
     return a->outstanding > 0 || a->ev.waiting[EVENT_CRITICAL] ||
@@ -50,17 +71,24 @@ void talk_send(struct agent *a, const struct opamp_custom *custom)
     out_message = (struct opamp_agent){ .uid = a->device_id,
                                         .sequence = ++a->sequence,
                                         .has_custom = custom != NULL };
-    out_message.capabilities =
-        OPAMP_REPORTS_STATUS | OPAMP_REPORTS_HEALTH | OPAMP_REPORTS_HEARTBEAT;
+    out_message.capabilities = CAPABILITIES;
     if (custom)
         out_message.custom = *custom;
     if (a->full_state)
         hello_add(a, &out_message);
+    if (a->full_state || a->policy.tell)
+        config_add(a, &out_message);
+    if (a->full_state || a->offer.tell)
+        offers_add(a, &out_message);
+    out_message.has_csr = a->csr != NULL;
+    out_message.csr = str_of(a->csr ? a->csr : "");
     if (opamp_agent_encode(&out_message, encoded, sizeof(encoded), &n) != ERR_OK) {
         log_event(LOG_LEVEL_ERROR, "message_too_big");
         return;
     }
     a->full_state = false;
+    free(a->csr);
+    a->csr = NULL;
     a->answer_due_ms = a->now_ms + ANSWER_MS;
     a->beat_due_ms = a->now_ms + (uint64_t)a->heartbeat_s * 1000u;
     link_send(a->link, encoded, n);
@@ -68,7 +96,9 @@ void talk_send(struct agent *a, const struct opamp_custom *custom)
 
 void agent_send(struct agent *a)
 {
-    if (a->full_state && talk_open(a)) {
+    bool told = !a->full_state && !a->policy.tell && !a->offer.tell && !a->csr;
+
+    if (!told && talk_open(a)) {
         a->sole = SOLE_NONE;
         talk_send(a, NULL);
     }
@@ -121,6 +151,12 @@ void agent_goodbye(struct agent *a)
 void agent_tick(struct agent *a)
 {
     events_tick(a);
+    runs_tick(a);
+    offers_tick(a);
+    identity_tick(a->identity, agent_server_s(a));
+    a->full_state = a->full_state || a->facts_changed;
+    if (link_state(a->link) == LINK_OPEN)
+        a->heard_ms = a->now_ms;
     if (a->heartbeat_s > 0 && a->now_ms >= a->beat_due_ms && talk_open(a)) {
         a->sole = SOLE_NONE;
         talk_send(a, NULL);
@@ -204,7 +240,8 @@ static enum err take_session(struct agent *a, const json_t *m, struct err_info *
     if (spread < 0 || spread > 3600000 || backoff < 0 || backoff > 3600000 || epoch < 0)
         return err_set(info, ERR_CORRUPT, 0, "a session beyond all bounds");
     a->spread_ms = (uint32_t)spread;
-    link_pace(a->link, (uint32_t)spread, (uint32_t)backoff);
+    a->backoff_max_ms = (uint32_t)backoff;
+    agent_pace(a);
     a->server_epoch = (uint64_t)epoch;
     if (now > 0)
         a->clock_ahead_s = now - (int64_t)(agent_unix_us() / 1000000u);
@@ -226,6 +263,8 @@ static enum err take_json(struct agent *a, struct err_info *info)
         e = events_ack(a, m, info);
     else if (str_is(c->capability, SESSION_CAPABILITY) && str_is(c->type, "session"))
         e = take_session(a, m, info);
+    else if (str_is(c->capability, TASKS_CAPABILITY))
+        e = runs_message(a, c->type, m, info);
     json_decref(m);
     return e;
 }
@@ -257,6 +296,17 @@ static void take_caps(struct agent *a)
     }
 }
 
+/* The first answer of a connection: we are known here. */
+static void greeted(struct agent *a)
+{
+    if (a->greeted)
+        return;
+    a->greeted = true;
+    identity_accepted(a->identity, agent_server_s(a));
+    if (a->takes_tasks)
+        runs_hello(a);
+}
+
 void agent_message(struct agent *a, struct str bytes)
 {
     struct err_info info = { 0 };
@@ -276,7 +326,15 @@ void agent_message(struct agent *a, struct str bytes)
     a->full_state = a->full_state || (in_message.flags & OPAMP_REPORT_FULL_STATE);
     if (in_message.has_caps)
         take_caps(a);
-    a->greeted = true;
+    greeted(a);
+    if (in_message.has_new_uid)
+        identity_reassigned(a->identity, &in_message.new_uid, agent_server_s(a));
+    if (in_message.has_settings)
+        offers_take(a, &in_message.settings);
+    if (link_state(a->link) != LINK_OPEN)
+        return; /* a new identity is being tried */
+    if (in_message.has_config)
+        config_offer(a, &in_message.config);
     if (in_message.has_custom)
         take_custom(a);
     if (link_state(a->link) != LINK_OPEN)
