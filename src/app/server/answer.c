@@ -291,15 +291,21 @@ void answer_session(struct conn *c)
     const struct server *s = c->server;
     const struct policy_entry *e = policies_find(s->policies, &c->group);
     uint32_t spread_ms = e ? e->spread_s * 1000u : 0;
+    struct timespec now;
     char text[160];
     struct text t;
 
+    (void)clock_gettime(CLOCK_REALTIME,
+                        &now); /* tasks have times; devices have wrong clocks */
     /* Not set: as long as this server needs to take so many. */
     if (spread_ms == 0 && s->conn_count > SPREAD_FREE)
         spread_ms = s->conn_count * 1000u / ACCEPT_PER_S;
     text_init(&t, text, sizeof(text));
-    text_add(&t, "{\"spread_ms\":%u,\"backoff_max_ms\":%u,\"epoch\":%" PRIu64 "}",
-             spread_ms, spread_ms > 30000 ? spread_ms : 30000, s->epoch);
+    text_add(&t,
+             "{\"spread_ms\":%u,\"backoff_max_ms\":%u,\"epoch\":%" PRIu64
+             ",\"now\":%" PRId64 "}",
+             spread_ms, spread_ms > 30000 ? spread_ms : 30000, s->epoch,
+             (int64_t)now.tv_sec);
     answer_letter(c, CUSTOM_SESSION, "session", (struct str){ t.p, t.n });
 }
 
