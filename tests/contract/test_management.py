@@ -74,12 +74,12 @@ def _world(folder, database, certificates):
 
 
 @pytest.fixture(name="agent")
-def _agent(folder, world, certificates):
+def _agent(folder, world, database, certificates):
     certificates.ids = {"one": certificates.device("one")}
     agent = Agent(folder, world.server, certificates)
     agent.id = certificates.ids["one"]
     agent.start()
-    eventually("it is connected", lambda: agent.status().get("connected"))
+    eventually("the server knows it", lambda: device(database, agent) != (None, None, None))
     yield agent
     agent.stop(signal.SIGKILL)
     text = agent.log_text()

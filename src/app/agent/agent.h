@@ -212,9 +212,9 @@ void runs_release(struct agent *a);
 MUST_USE enum err runs_message(struct agent *a, struct str type, const json_t *m,
                                struct err_info *info);
 /* Hooks of protect. */
-void runs_progress(void *agent, const struct uuid *run, const char *state,
-                   unsigned percent, json_t *counts);
-void runs_done(void *agent, const struct uuid *run, const char *outcome, json_t *result);
+void runs_heard(void *agent, const struct uuid *run, const char *state, unsigned percent,
+                json_t *counts);
+void runs_ended(void *agent, const struct uuid *run, const char *outcome, json_t *result);
 /* Connected: all that is not finished. */
 void runs_hello(struct agent *a);
 void runs_tick(struct agent *a);

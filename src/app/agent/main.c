@@ -239,8 +239,8 @@ static enum err start_work(struct agent *a, struct err_info *info)
                                    .event = protect_event,
                                    .facts_changed = protect_changed,
                                    .policy_done = config_done,
-                                   .run_progress = runs_progress,
-                                   .run_done = runs_done };
+                                   .run_progress = runs_heard,
+                                   .run_done = runs_ended };
     enum err e = runs_start(a, info);
 
     if (e == ERR_OK)

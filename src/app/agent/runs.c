@@ -372,8 +372,8 @@ enum err runs_message(struct agent *a, struct str type, const json_t *m,
 
 /* ---- what protect tells ---- */
 
-void runs_progress(void *arg, const struct uuid *run, const char *state, unsigned percent,
-                   json_t *counts)
+void runs_heard(void *arg, const struct uuid *run, const char *state, unsigned percent,
+                json_t *counts)
 {
     struct agent *a = arg;
     struct live *l = find(a->runs, run);
@@ -391,7 +391,7 @@ void runs_progress(void *arg, const struct uuid *run, const char *state, unsigne
     l->tell = true;
 }
 
-void runs_done(void *arg, const struct uuid *run, const char *outcome, json_t *result)
+void runs_ended(void *arg, const struct uuid *run, const char *outcome, json_t *result)
 {
     struct agent *a = arg;
     struct live *l = find(a->runs, run);
