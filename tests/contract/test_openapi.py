@@ -420,7 +420,7 @@ WRONG = [
     ("PUT", "/v1/rules", {"rules": [{"group": "/A"}]}, 422),
     ("PUT", "/v1/retention", {"default": {"days": 0}}, 400),
     ("POST", "/v1/tasks", {"name": "x"}, 400),
-    ("POST", "/v1/tasks", task("x", {"devices": ["00000000-0000-0000-0000-000000000000"]}), 404),
+    ("POST", "/v1/tasks", task("x", {"devices": ["00000000-0000-0000-0000-000000000000"]}), 400),
     ("POST", "/v1/tokens", {"name": ""}, 400),
     ("POST", "/v1/tokens", {"name": "x", "uses": 0}, 400),
     ("POST", "/v1/api-tokens", {"name": "x", "role": "king"}, 400),

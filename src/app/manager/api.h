@@ -56,6 +56,11 @@ void api_refuse(struct asked *a, unsigned status, const struct http_error *e);
 /* What done() was told: a refusal by the DBMS (SQLSTATE RHnnn), or that it failed. */
 void api_fail(struct asked *a, enum err e, const PGresult *r, const struct err_info *why);
 
+/* 503 not_active: what to do instead. */
+void api_not_active(struct asked *a);
+/* Through the DBMS by the function of the route, which answers it. */
+void api_ask(struct asked *a);
+
 /* New events were stored ("" in pool.h, too): whoever waits for them asks again. */
 void api_events(struct manager *m);
 /* Several times a second: goes on with those who wait. */
