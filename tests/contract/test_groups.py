@@ -552,8 +552,23 @@ def test_time_alone_changes_a_status(api):
                    " WHERE device_id = %s ORDER BY id", device) == [
         ("protection_changed", "info", "unknown", "ok"),
         ("protection_changed", "warning", "ok", "warning")]
-    api.judge(device)
+    # A reason more is no other status, and no event.
+    api.sql("""UPDATE redoubt.device SET description = jsonb_set(description,
+               '{non_identifying,protection.realtime}', '"off"')""")
+    assert [r["id"] for r in api.judge(device)["reasons"]] == ["realtime_off", "unseen"]
     assert api.sql("SELECT count(*) FROM redoubt.event WHERE device_id = %s", device) == [(2,)]
+
+
+@pytest.mark.parametrize("age,warning,critical,due", [
+    (1, 72, 168, 71), (73, 72, 168, 95), (169, 72, 168, None), (1, 0, 168, 167),
+    (1, 72, 0, 71), (73, 72, 0, None), (1, 168, 72, 71), (73, 168, 72, None), (1, 0, 0, None)])
+def test_the_next_look_is_when_the_age_counts(api, age, warning, critical, due):
+    api("policy_put", "/", body={"settings": {
+        "status.unseen_warning_h": 0, "status.signatures_warning_h": warning,
+        "status.signatures_critical_h": critical}})
+    api.judge(api.device(**{**FINE, "signatures__built": int(time.time()) - age * HOUR}))
+    (seconds,), = api.sql("SELECT extract(epoch FROM status_due - now()) FROM redoubt.device")
+    assert (seconds is None) if due is None else abs(float(seconds) - due * HOUR) < 60
 
 
 def test_a_policy_that_changes_the_rules_of_status_judges_its_devices_anew(api):

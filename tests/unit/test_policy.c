@@ -47,6 +47,8 @@ static const struct row {
       "may not contain control characters, \" or \\", 0 },
     { "{\"exclusions.paths\":[\"/a\",\"/b/..\"]}", "exclusions.paths",
       "must be an absolute path without \"..\"", 0 },
+    { "{\"exclusions.paths\":[\"/a/../b\"]}", "exclusions.paths",
+      "must be an absolute path without \"..\"", 0 },
     { "{\"exclusions.paths\":[\"/a/...\",\"/..a\"]}", NULL, NULL, 0 },
     { "{\"exclusions.paths\":{}}", "exclusions.paths", "must be a list of texts", 0 },
     { "{\"update.source\":\"\"}", NULL, NULL, 0 },
