@@ -81,16 +81,42 @@ BEGIN
     END LOOP;
 END $$;
 
--- The answers of hello, with what a worker wants to know besides.
+-- The answers of hello, with what a worker wants to know besides.  A device that was
+-- connected has left a half-open connection, perhaps with another worker: that one is told.
 CREATE FUNCTION redoubt.exchange_hello(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
-LANGUAGE sql AS $$
-    SELECT h.n, jsonb_build_object('hello', (h.answer -> 'hello') || jsonb_build_object(
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    before  jsonb;
+    answers jsonb;
+    old     record;
+BEGIN
+    SELECT jsonb_object_agg(d.id, d.connected_at) INTO before FROM redoubt.device d
+    WHERE d.connected_epoch = current_setting('redoubt.epoch')::bigint
+      AND d.id IN (SELECT (i.item ->> 'device')::uuid
+                   FROM jsonb_array_elements(items) AS i (item)
+                   WHERE i.item #>> '{hello,transport}' = 'ws');
+
+    SELECT coalesce(jsonb_agg(jsonb_build_array(h.n, h.answer -> 'hello')), '[]') INTO answers
+    FROM redoubt.x_hello(items) h;
+    -- A statement of its own: it sees what x_hello has written.
+    RETURN QUERY
+    SELECT h.n, jsonb_build_object('hello', h.hello || jsonb_build_object(
                'at', d.connected_at,
-               'runs', CASE WHEN h.answer #>> '{hello,state}' = 'ok'
+               'runs', CASE WHEN h.hello ->> 'state' = 'ok'
                             THEN coalesce(redoubt.runs_of(d.id), '[]') ELSE '[]' END))
-    FROM redoubt.x_hello(items) h
-    LEFT JOIN redoubt.device d ON d.id = (items -> (h.n - 1)::integer ->> 'device')::uuid
-$$;
+    FROM (SELECT (a.a ->> 0)::bigint AS n, a.a -> 1 AS hello
+          FROM jsonb_array_elements(answers) AS a (a)) h
+    LEFT JOIN redoubt.device d ON d.id = (items -> (h.n - 1)::integer ->> 'device')::uuid;
+
+    FOR old IN SELECT b.key AS id, b.value AS at
+               FROM jsonb_each(before) AS b (key, value)
+               JOIN redoubt.device d ON d.id = b.key::uuid
+               WHERE to_jsonb(d.connected_at) IS DISTINCT FROM b.value LOOP
+        PERFORM pg_notify('redoubt', json_build_object('t', 'old', 'd', old.id,
+                                                       'at', old.at)::text);
+    END LOOP;
+END $$;
 
 -- One batch, one transaction.  items: an array of objects, each with "device" and any of
 --   hello, refresh, gone, seen, flood, csr       who is there, and may be

@@ -156,7 +156,9 @@ class Daemon:
     """Starts a service as the node daemon does, and tells it its role."""
 
     def __init__(self, folder, database, certificates, watchdog_us=0, program=SERVER,
-                 sections="", cluster="", server="api_listen=\n"):
+                 sections="", cluster="", server="api_listen=\n", arguments=None):
+        if arguments is None:  # one worker, without the master
+            arguments = ["--worker"] if program == SERVER else []
         self.folder = tempfile.mkdtemp(dir=folder)
         self.port = free_port()
         self.conf = os.path.join(self.folder, "redoubt.conf")
@@ -195,7 +197,7 @@ level=debug
                    REDOUBT_NODE=NODE, REDOUBT_CONF=self.conf)
         if watchdog_us:
             env["WATCHDOG_USEC"] = str(watchdog_us)
-        self.process = subprocess.Popen([program], env=env, stderr=self.log,
+        self.process = subprocess.Popen([program, *arguments], env=env, stderr=self.log,
                                         stdin=subprocess.DEVNULL,
                                         pass_fds=(role_read, self.page))
         os.close(role_read)

@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "app/server/master.h"
 #include "app/server/push.h"
 #include "sys/log/log.h"
 
@@ -15,12 +16,15 @@ enum { SWEEP_MS = 500, FILES_RESERVED = 64, EXIT_CONFIG = 78 };
 static const char usage[] =
     "Usage: redoubt-server [OPTION]...\n"
     "\n"
-    "The Administration Server of a Redoubt node: takes the reports of devices over\n"
-    "mutual TLS (OpAMP over WebSocket) and stores them in PostgreSQL.  The node daemon\n"
-    "starts it in standby and tells it when the node is active; see docs/services.md.\n"
+    "The Administration Server of a Redoubt node: manages devices over mutual TLS "
+    "(OpAMP\n"
+    "over WebSocket or HTTP) with what PostgreSQL keeps.  The node daemon starts it in\n"
+    "standby and tells it when the node is active; see docs/services.md.  It starts its\n"
+    "workers, which the devices connect to, and redoubt-manager.\n"
     "\n"
     "  -c, --config FILE  the configuration (default: $REDOUBT_CONF, or\n"
     "                     " CONF_DEFAULT_PATH ")\n"
+    "      --worker       be one worker, without a master\n"
     "  -n, --check        check configuration and certificates, and exit\n"
     "  -h, --help         print this text\n"
     "  -V, --version      print the version\n"
@@ -260,9 +264,9 @@ static enum err start(struct server *s, struct err_info *info)
     s->now_ms = boot_ms();
     if (e == ERR_OK)
         e = listener_probe(s, info);
-    if (e == ERR_OK && s->conf.server.workers != 1)
-        e = err_set(info, ERR_CONFIG, 0,
-                    "[server] workers: only 1 works in this version");
+    uint8_t key[TLS_TICKET_KEY];
+    if (e == ERR_OK && master_ticket_key(key))
+        e = tls_creds_ticket_key(s->creds, key, info);
     int n = e == ERR_OK ? sd_event_new(&s->event) : 0;
     if (n < 0)
         return err_set(info, ERR_MEMORY, -n, "event loop");
@@ -312,13 +316,27 @@ static void stop(struct server *s)
     free(s);
 }
 
+/* What the command line and the environment ask for. */
+struct wanted {
+    const char *path;
+    bool worker, check;
+    struct master_env env;
+};
+
+static const char *path_of(const struct server *s, const char *path)
+{
+    const char *given = redoubt_service_conf(s->service);
+
+    if (path)
+        return path;
+    return given[0] ? given : CONF_DEFAULT_PATH;
+}
+
 static bool load(struct server *s, const char *path)
 {
     struct conf_errors *errors = calloc(1, sizeof(*errors));
-    const char *given = redoubt_service_conf(s->service);
 
-    if (!path)
-        path = given[0] ? given : CONF_DEFAULT_PATH;
+    path = path_of(s, path);
     enum err e = errors ? conf_load(path, &s->conf, errors) : ERR_MEMORY;
     if (errors && e != ERR_OK)
         conf_errors_print(errors, path, stderr);
@@ -326,57 +344,73 @@ static bool load(struct server *s, const char *path)
     return e == ERR_OK;
 }
 
-static int serve(struct server *s, const char *path, bool check)
+static int serve(struct server *s, const struct wanted *w)
 {
     struct err_info info = { 0 };
 
-    if (!load(s, path))
+    if (!load(s, w->path))
         return EXIT_CONFIG;
     log_start("redoubt-server", (enum log_level)s->conf.log.level,
               (enum log_target)s->conf.log.target);
+    if (!w->worker && !w->check)
+        return master_run(s->service, &w->env, &s->conf, path_of(s, w->path));
     enum err e = start(s, &info);
     if (e != ERR_OK) {
         log_event(LOG_LEVEL_ERROR, "start_failed", log_str("why", info.what));
         return e == ERR_CONFIG ? EXIT_CONFIG : 1;
     }
-    if (check)
+    if (w->check)
         return 0;
     (void)redoubt_service_ready(s->service);
     status_tell(s);
     return run(s);
 }
 
-int main(int argc, char **argv)
+/* False: wrong usage, or what was asked for is done; *code is the exit status. */
+static bool arguments(struct wanted *w, int argc, char **argv, int *code)
 {
-    static const struct option options[] = { { "config", required_argument, NULL, 'c' },
-                                             { "check", no_argument, NULL, 'n' },
-                                             { "help", no_argument, NULL, 'h' },
-                                             { "version", no_argument, NULL, 'V' },
-                                             { 0 } };
-    const char *path = NULL;
-    bool check = false;
+    static const struct option options[] = {
+        { "config", required_argument, NULL, 'c' }, { "check", no_argument, NULL, 'n' },
+        { "worker", no_argument, NULL, 'w' },       { "help", no_argument, NULL, 'h' },
+        { "version", no_argument, NULL, 'V' },      { 0 }
+    };
     int opt;
 
+    *code = 64;
     while ((opt = getopt_long(argc, argv, "c:nhV", options, NULL)) != -1) {
         switch (opt) {
-        case 'c': path = optarg; break;
-        case 'n': check = true; break;
-        case 'h': return fputs(usage, stdout) < 0;
-        case 'V': return printf("redoubt-server %s\n", REDOUBT_VERSION) < 0;
-        default: return 64;
+        case 'c': w->path = optarg; break;
+        case 'n': w->check = true; break;
+        case 'w': w->worker = true; break;
+        case 'h': *code = fputs(usage, stdout) < 0; return false;
+        case 'V':
+            *code = printf("redoubt-server %s\n", REDOUBT_VERSION) < 0;
+            return false;
+        default: return false;
         }
     }
     if (optind != argc) {
         fprintf(stderr, "redoubt-server: unexpected argument %s\n", argv[optind]);
-        return 64;
+        return false;
     }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    struct wanted w = { 0 };
+    int code;
+
+    if (!arguments(&w, argc, argv, &code))
+        return code;
+    master_env_take(&w.env);
     struct server *s = calloc(1, sizeof(*s));
     if (!s || !(s->service = redoubt_service_start(0))) {
         fprintf(stderr, "redoubt-server: not usable as a service: %s\n", strerror(errno));
         free(s);
         return 1;
     }
-    int code = serve(s, path, check);
+    code = serve(s, &w);
     stop(s);
     return code;
 }

@@ -209,12 +209,25 @@ static void refresh_device(struct server *s, const struct uuid *id)
         push_todo(c, TODO_REFRESH);
 }
 
+/* The device has connected anew, to whichever worker: this connection is half-open. */
+static void close_old(struct server *s, const struct uuid *id, const char *since)
+{
+    struct conn *c, *next;
+
+    for (c = LIST_FIRST(conn_bucket(s, id)); c; c = next) {
+        next = LIST_NEXT(c, device);
+        if (uuid_eq(&c->device_id, id) && c->state == CONN_WS &&
+            strcmp(c->since, since) == 0)
+            conn_close(c, "the device has connected anew");
+    }
+}
+
 void push_notified(void *server, struct str payload)
 {
     struct server *s = server;
     struct json_object o;
     struct uuid id;
-    char type[16], text[UUID_TEXT];
+    char type[16], text[UUID_TEXT], at[40];
 
     if (json_load(&o, payload) != ERR_OK || !json_get_text(&o, "t", type, sizeof(type)))
         return; /* somebody else's */
@@ -225,6 +238,9 @@ void push_notified(void *server, struct str payload)
     else if (strcmp(type, "device") == 0 && json_get_text(&o, "d", text, sizeof(text)) &&
              uuid_parse(&id, str_of(text)))
         refresh_device(s, &id);
+    else if (strcmp(type, "old") == 0 && json_get_text(&o, "d", text, sizeof(text)) &&
+             uuid_parse(&id, str_of(text)) && json_get_text(&o, "at", at, sizeof(at)))
+        close_old(s, &id, at);
     else if (strcmp(type, "run") == 0 && json_get_text(&o, "o", text, sizeof(text)) &&
              uuid_parse(&id, str_of(text)) &&
              store_read(s->store, STORE_READ_DEVICES, text) != ERR_OK)

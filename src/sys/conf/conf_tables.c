@@ -173,7 +173,7 @@ static const struct conf_key server_keys[] = {
     WORD(conf_server, api_listen, CONF_T_LISTEN, "[::]:13299", RESTART,
          "Where the API answers (TLS, with API tokens); the Unix socket manager.sock in "
          "run_dir is there in any case. Empty: none."),
-    NUMBER(conf_server, workers, "1", 1, 64, "", RESTART,
+    NUMBER(conf_server, workers, "2", 1, 64, "", RESTART,
            "Worker processes; one a core is enough."),
 };
 
