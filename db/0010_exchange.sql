@@ -5,15 +5,6 @@
 -- A batch is a transaction.  The parts that others own are functions x_*(items), each over
 -- all items of the batch at once: they write, and answer (n, answer) with n counted from 1.
 
--- Until its owner has it.
-DO $do$
-BEGIN
-    IF to_regprocedure('redoubt.runs_of(uuid)') IS NULL THEN
-        CREATE FUNCTION redoubt.runs_of(device uuid) RETURNS jsonb
-        LANGUAGE sql AS 'SELECT ''[]''::jsonb';
-    END IF;
-END $do$;
-
 -- The devices of a batch, in one order for everybody: two batches never lock crosswise.
 CREATE FUNCTION redoubt.exchange_lock(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
