@@ -315,8 +315,8 @@ END $$;
 -- --- enrolment ------------------------------------------------------------------------------
 
 -- A device shows a token and a signing request, which the caller has checked.  The answer is
--- {"state": "approved", "id", "device"}: to be signed now, {"state": "pending", "device"}: to
--- be asked again, or {"state": "issued", "device", "pem"}.  A refusal is RH403.
+-- {"state": "approved", "id", "device", "csr"}: to be signed now, {"state": "pending",
+-- "device"}: to be asked again, or {"state": "issued", "device", "pem"}.  A refusal is RH403.
 CREATE FUNCTION redoubt.enrol(token_id text, secret_hash bytea, key_hash bytea, csr text,
                               name text)
 RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -347,7 +347,7 @@ BEGIN
                 'enrolment_refused');
         END IF;
         RETURN jsonb_build_object('state', r.state, 'id', r.id, 'device', r.device_id,
-                                  'pem', r.pem);
+                                  'csr', r.csr, 'pem', r.pem);
     END IF;
     IF t.revoked_at IS NOT NULL THEN
         PERFORM redoubt.api_refuse(403, 'The token was revoked',
@@ -380,7 +380,7 @@ BEGIN
         CASE WHEN t.approval THEN 'device_pending' ELSE 'device_enrolled' END,
         CASE WHEN t.approval THEN 'warning' ELSE 'info' END,
         jsonb_build_object('name', r.name, 'token', t.id, 'token_name', t.name));
-    RETURN jsonb_build_object('state', r.state, 'id', r.id, 'device', device);
+    RETURN jsonb_build_object('state', r.state, 'id', r.id, 'device', device, 'csr', r.csr);
 END $$;
 
 -- What waits to be signed, oldest first.
