@@ -343,7 +343,7 @@ BEGIN
             PERFORM redoubt.api_refuse(403, 'The enrolment was refused',
                 coalesce(r.why, CASE WHEN d.state = 'revoked' THEN 'The device was revoked.'
                                      ELSE 'The key was enrolled with another token.' END),
-                'Ask the administrator; redoubt-agent enrol --again begins with a new key.',
+                'Ask the administrator. Repeating the enrolment begins with a new key.',
                 'enrolment_refused');
         END IF;
         RETURN jsonb_build_object('state', r.state, 'id', r.id, 'device', r.device_id,

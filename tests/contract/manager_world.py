@@ -39,13 +39,13 @@ class Answer:
 class Manager(Daemon):
     """redoubt-manager as a child of a master that the test plays."""
 
-    def __init__(self, folder, database, certificates):
+    def __init__(self, folder, database, certificates, sections=""):
         self.api_port = free_port()
         self.run = tempfile.mkdtemp(dir=folder)
         self.certificates = certificates
         super().__init__(folder, database, certificates, watchdog_us=2000000, program=MANAGER,
                          cluster=f"run_dir={self.run}\n",
-                         server=f"api_listen=127.0.0.1:{self.api_port}\n")
+                         server=f"api_listen=127.0.0.1:{self.api_port}\n", sections=sections)
 
     def connection(self, network=False):
         if not network:

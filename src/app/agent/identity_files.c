@@ -33,6 +33,24 @@ enum err identity_read(const char *path, struct ca_pem *out, struct err_info *in
     return ERR_OK;
 }
 
+/* What root makes in a folder belongs to whom the folder belongs: the agent of a node runs as
+ * another user.  fd: of the file, -1: path is a folder. */
+static enum err own_as_folder(const char *path, int fd, struct err_info *info)
+{
+    char parent[CONF_PATH + 16];
+    struct stat st;
+
+    (void)snprintf(parent, sizeof(parent), "%s", path);
+    char *slash = strrchr(parent, '/');
+    if (geteuid() != 0 || !slash || slash == parent)
+        return ERR_OK;
+    *slash = '\0';
+    if (stat(parent, &st) != 0 || (fd < 0 ? chown(path, st.st_uid, st.st_gid)
+                                          : fchown(fd, st.st_uid, st.st_gid)) != 0)
+        return err_set(info, ERR_IO, errno, "set the owner of %s", path);
+    return ERR_OK;
+}
+
 /* Makes the folder of path, and syncs it if `sync`. */
 static enum err folder_of(const char *path, bool sync, struct err_info *info)
 {
@@ -44,10 +62,11 @@ static enum err folder_of(const char *path, bool sync, struct err_info *info)
     if (!slash || slash == folder)
         return ERR_OK;
     *slash = '\0';
-    if (!sync)
-        return mkdir(folder, 0700) == 0 || errno == EEXIST
-                   ? ERR_OK
-                   : err_set(info, ERR_IO, errno, "make %s", folder);
+    if (!sync) {
+        if (mkdir(folder, 0700) == 0)
+            return own_as_folder(folder, -1, info);
+        return errno == EEXIST ? ERR_OK : err_set(info, ERR_IO, errno, "make %s", folder);
+    }
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) != 0)
         e = err_set(info, ERR_IO, errno, "sync %s", folder);
@@ -86,6 +105,8 @@ enum err identity_write(const char *path, struct str bytes, mode_t mode,
         return err_set(info, ERR_IO, errno, "create %s", beside);
     if (write_all(fd, bytes) != ERR_OK || fsync(fd) != 0)
         e = err_set(info, ERR_IO, errno, "write %s", beside);
+    if (e == ERR_OK)
+        e = own_as_folder(beside, fd, info);
     if (close(fd) != 0 && e == ERR_OK)
         e = err_set(info, ERR_IO, errno, "write %s", beside);
     if (e == ERR_OK && rename(beside, path) != 0)

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "app/agent/agent.h"
+#include "app/agent/enrol.h"
 #include "app/agent/protect.h"
 #include "sys/log/log.h"
 
@@ -14,6 +15,7 @@ enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 };
 static const char usage[] =
     "Usage: redoubt-agent [OPTION]...\n"
     "       redoubt-agent [OPTION]... status [--json]\n"
+    "       redoubt-agent enrol --server HOST --token TOKEN [OPTION]...\n"
     "\n"
     "The Network Agent: reports the protection of this device to the Administration\n"
     "Server.  Reports wait in a spool on disk until the server has stored them.\n"
@@ -438,6 +440,8 @@ int main(int argc, char **argv)
     int child = child_main(argc, argv);
     if (child >= 0)
         return child;
+    if (argc > 1 && strcmp(argv[1], "enrol") == 0)
+        return enrol_command(argc - 1, argv + 1);
     int code = parse(argc, argv, &o);
     struct agent *a = NULL;
 

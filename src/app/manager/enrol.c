@@ -153,7 +153,8 @@ static void on_done(void *ctx, enum err e, const PGresult *r, const struct err_i
         queue_ended(m);
 }
 
-static void on_pending(void *ctx, enum err e, const PGresult *r, const struct err_info *why)
+static void on_pending(void *ctx, enum err e, const PGresult *r,
+                       const struct err_info *why)
 {
     struct manager *m = ctx;
     struct err_info info = { .what = "out of memory" };
@@ -166,8 +167,8 @@ static void on_pending(void *ctx, enum err e, const PGresult *r, const struct er
     }
     int count = PQntuples(r);
     for (int i = 0; i < count; i++) /* out of memory: those that fit */
-        (void)json_array_append_new(done, sign(m, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1),
-                                               PQgetvalue(r, i, 2)));
+        (void)json_array_append_new(
+            done, sign(m, PQgetvalue(r, i, 0), PQgetvalue(r, i, 1), PQgetvalue(r, i, 2)));
     char *text = count > 0 ? json_dumps(done, JSON_COMPACT) : NULL;
     json_decref(done);
     if (count == 0) {
@@ -266,13 +267,14 @@ static json_t *servers(const struct manager *m)
     if (conf_listen_split(c->server.listen, host, sizeof(host), &port) != ERR_OK)
         return list;
     (void)snprintf(name, sizeof(name), "%.200s",
-                   c->trust.names[0]     ? c->trust.names
-                   : c->address.ipv4[0]  ? c->address.ipv4
-                                         : c->address.ipv6);
+                   c->trust.names[0]    ? c->trust.names
+                   : c->address.ipv4[0] ? c->address.ipv4
+                                        : c->address.ipv6);
     name[strcspn(name, " \t,/")] = '\0';
     if (!name[0])
         return list;
-    (void)snprintf(text, sizeof(text), strchr(name, ':') ? "[%s]:%u" : "%s:%u", name, port);
+    (void)snprintf(text, sizeof(text), strchr(name, ':') ? "[%s]:%u" : "%s:%u", name,
+                   port);
     (void)json_array_append_new(list, json_string(text));
     return list;
 }
@@ -298,7 +300,8 @@ static json_t *json_of(const PGresult *r)
 }
 
 /* own: {"id", "device"} of the request that was signed; taken over. */
-static void on_signed(void *ctx, enum err e, const PGresult *r, const struct err_info *why)
+static void on_signed(void *ctx, enum err e, const PGresult *r,
+                      const struct err_info *why)
 {
     struct asked *a = ctx;
     json_t *own = a->own, *stored = json_of(r);
@@ -356,7 +359,8 @@ static void on_enrolled(void *ctx, enum err e, const PGresult *r,
     if (e != ERR_OK)
         api_fail(a, e, r, why);
     else if (!state || !device)
-        refuse(a, 500, "internal", "The server failed", "The DBMS answered nonsense.", "");
+        refuse(a, 500, "internal", "The server failed", "The DBMS answered nonsense.",
+               "");
     else if (strcmp(state, "issued") == 0 && pem)
         answer_issued(a, device, pem);
     else if (strcmp(state, "approved") == 0)
@@ -442,10 +446,11 @@ void enrol_post(struct asked *a)
         return;
     }
     if (!token || !csr || !name || !name_ok(name)) {
-        refuse(a, 400, "invalid", "The body is wrong",
-               "token and csr must be texts; name may be one, of at most 200 bytes without "
-               "control characters.",
-               "");
+        refuse(
+            a, 400, "invalid", "The body is wrong",
+            "token and csr must be texts; name may be one, of at most 200 bytes without "
+            "control characters.",
+            "");
         return;
     }
     if (!token_parse(token, &t)) {
@@ -462,8 +467,8 @@ void enrol_post(struct asked *a)
     }
     if (csr_key(a, csr, key))
         api_sql(a,
-                "SELECT redoubt.enrol($1, decode($2, 'hex'), decode($3, 'hex'), $4, $5)", 5,
-                (const char *[]){ t.id, t.secret, key, csr, name },
+                "SELECT redoubt.enrol($1, decode($2, 'hex'), decode($3, 'hex'), $4, $5)",
+                5, (const char *[]){ t.id, t.secret, key, csr, name },
                 on_enrolled); /* it has answered if it failed */
 }
 
@@ -474,6 +479,7 @@ void enrol_ca(struct asked *a)
     if (!n->ca)
         no_authority(a);
     else
-        api_answer_json(a, 200, json_pack("{s:s, s:s}", "certificate", n->certificate.text,
-                                          "digest", n->digest));
+        api_answer_json(a, 200,
+                        json_pack("{s:s, s:s}", "certificate", n->certificate.text,
+                                  "digest", n->digest));
 }

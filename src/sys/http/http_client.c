@@ -121,6 +121,10 @@ static bool set_options(CURL *curl, const struct http_call *call, const char *ur
     else
         ok &= curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2) ==
               CURLE_OK;
+    if (call->unverified) {
+        ok &= curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 0L) == CURLE_OK;
+        ok &= curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 0L) == CURLE_OK;
+    }
     if (call->ca_file)
         ok &= curl_easy_setopt(curl, CURLOPT_CAINFO, call->ca_file) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, 5000L) == CURLE_OK;

@@ -24,6 +24,7 @@ struct http_call {
     const char *unix_path;      /* NULL: */
     const char *server;         /* "host:port", over TLS 1.2 or later */
     const char *ca_file;        /* whom to trust; NULL: the system's certificates */
+    bool unverified;            /* whoever answers: for what is checked in another way */
     const char *const *headers; /* "Name: value", ended by NULL; NULL: none */
     const char *method;
     const char *path; /* with the query, encoded */
