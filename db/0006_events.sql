@@ -174,7 +174,7 @@ CREATE FUNCTION redoubt.event_fault(event jsonb) RETURNS text LANGUAGE sql IMMUT
              OR event ->> 'at' !~ '^[0-9]{1,17}$' THEN 'at is wrong'
         WHEN event ? 'data' AND jsonb_typeof(event -> 'data') <> 'object'
              THEN 'data is not an object'
-        WHEN octet_length(event ->> 'data') > 16384 THEN 'data is over 16 KiB'
+        WHEN octet_length(event ->> 'data') > 24576 THEN 'data is too big'
     END
 $$;
 

@@ -181,6 +181,8 @@ LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF jsonb_typeof(params) <> 'object' THEN
         RETURN NEXT 'params: must be an object';
+    ELSIF octet_length(params::text) > 12288 THEN -- an agent takes 16 KiB
+        RETURN NEXT 'params: must not be over 12 KiB';
     ELSIF type = 'scan' THEN
         RETURN QUERY SELECT redoubt.unknown_members(params, 'params.',
                                                     ARRAY['mode', 'paths', 'cpu_percent']);
@@ -543,7 +545,7 @@ BEGIN
             percent = CASE WHEN w.outcome = 'done' THEN 100 ELSE r.percent END,
             counts = CASE WHEN jsonb_typeof(w.data -> 'counts') = 'object'
                           THEN w.data -> 'counts' ELSE r.counts END,
-            result = w.data - 'run' - 'outcome', changed_at = now()
+            result = w.data - '{run,outcome,type,counts}'::text[], changed_at = now()
         FROM word w
         WHERE r.id = w.run AND r.device_id = w.device
           AND (r.state <> 'finished' OR r.assumed)
@@ -564,15 +566,15 @@ LANGUAGE sql STABLE AS $$
         'not_after', floor(extract(epoch FROM r.not_after))::bigint)
 $$;
 
--- The assignments of a device: all that it has to do, most urgent first.  Sending one again
--- is harmless.
+-- The assignments of a device: what it has to do, the 60 most urgent first (an agent takes 64).
+-- Sending one again is harmless.
 CREATE FUNCTION redoubt.runs_of(device uuid) RETURNS jsonb LANGUAGE sql STABLE AS $$
     SELECT coalesce(jsonb_agg(redoubt.run_assignment(r, o)
                               ORDER BY r.priority DESC, r.not_before, r.id), '[]')
     FROM (SELECT * FROM redoubt.run r
           WHERE r.device_id = runs_of.device AND r.state <> 'finished' AND r.same_as IS NULL
             AND (r.wanted IS NULL OR (r.wanted = 'paused' AND r.state <> 'pending'))
-          ORDER BY r.priority DESC, r.not_before, r.id LIMIT 100) r
+          ORDER BY r.priority DESC, r.not_before, r.id LIMIT 60) r
     JOIN redoubt.occurrence o ON o.id = r.occurrence_id
 $$;
 
@@ -687,7 +689,7 @@ DECLARE
 BEGIN
     FOR t IN SELECT * FROM redoubt.task k
              WHERE k.next_at <= now() AND k.enabled AND k.deleted_at IS NULL
-             ORDER BY k.next_at LIMIT 20 FOR UPDATE SKIP LOCKED LOOP
+             ORDER BY k.next_at LIMIT 4 FOR UPDATE SKIP LOCKED LOOP
         s := t.spec -> 'schedule';
         late := now() > t.next_at + redoubt.window_of(s);
         IF late AND s ->> 'missed' = 'skip' THEN

@@ -219,6 +219,7 @@ def test_a_disabled_task_does_not_start(session):
     ({"params": {"mode": "slow"}}, "params.mode"), ({"params": []}, "params"),
     ({"params": {"mode": "paths"}}, "params.paths"),
     ({"params": {"mode": "paths", "paths": ["relative"]}}, "params.paths"),
+    ({"params": {"mode": "paths", "paths": ["/" + "x" * 4000] * 4}}, "params"),
     ({"params": {"mode": "quick", "cpu_percent": 0}}, "params.cpu_percent"),
     ({"type": "update", "params": {"x": 1}}, "params.x"),
     ({"type": "quarantine_delete", "params": {"item": "x"}}, "params.item"),
