@@ -632,9 +632,11 @@ CREATE TRIGGER judge_later BEFORE UPDATE ON redoubt.device FOR EACH ROW
 -- and "applied" when it has put them right.
 CREATE FUNCTION redoubt.x_policy(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    t record;
 BEGIN
     PERFORM redoubt.check_epoch();
-    UPDATE redoubt.device d
+    FOR t IN UPDATE redoubt.device d
     SET policy_hash = said.hash, policy_state = said.state, policy_error = said.error,
         policy_at = now()
     FROM (SELECT DISTINCT ON (1) (i.item ->> 'device')::uuid AS id,
@@ -652,7 +654,17 @@ BEGIN
           WHERE jsonb_typeof(p.p) = 'object'
           ORDER BY 1, i.n DESC) said
     WHERE d.id = said.id AND (d.policy_hash, d.policy_state, d.policy_error)
-                             IS DISTINCT FROM (said.hash, said.state, said.error);
+                             IS DISTINCT FROM (said.hash, said.state, said.error)
+        RETURNING d.id, d.policy_hash, d.policy_state, d.policy_error
+    LOOP
+        IF t.policy_state = 'applied' THEN
+            PERFORM redoubt.event_add(t.id, 'policy_applied', 'info',
+                                      jsonb_build_object('hash', t.policy_hash));
+        ELSIF t.policy_state IN ('failed', 'drift') THEN
+            PERFORM redoubt.event_add(t.id, 'policy_failed', 'error', jsonb_build_object(
+                'hash', t.policy_hash, 'error', t.policy_error));
+        END IF;
+    END LOOP;
     RETURN;
 END $$;
 
