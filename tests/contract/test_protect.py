@@ -90,6 +90,13 @@ class Engine:
     def kill(self, how=signal.SIGKILL):
         self.process.send_signal(how)
 
+    def renew(self):
+        """Another clamd, which has read its configuration."""
+        old = self.process
+        old.terminate()
+        eventually("clamd is back", lambda: self.process is not old and self.answers() and
+                   text_of(self.pid_file).strip() == str(self.process.pid), 30)
+
     def stop(self):
         self.wanted = False
         with contextlib.suppress(ProcessLookupError):
@@ -132,6 +139,7 @@ class Drive:
         settings = {"onaccess__mode": "off", **settings}
         self.send(do="policy", hash=tag,
                   policy={k.replace("__", "."): v for k, v in settings.items()})
+        assert not any(m["hook"] == "bad_policy" for m in self.said), self.said
         return eventually("the policy is applied",
                           lambda: next((m for m in self.said if m["hook"] == "policy"
                                         and m["hash"] == tag), None), 60)
@@ -378,3 +386,344 @@ def test_inventory(drive):
     assert data["packages"]["count"] > 50 and data["cpu"]["count"] == os.cpu_count()
     assert data["system"]["kernel"] == os.uname().release and data["disks"]
     assert len(json.dumps(data)) < 16384
+
+
+# ---- the engine's configuration ----
+
+
+@pytest.fixture(name="managed")
+def _managed(folder, engine):
+    before = text_of(engine.conf)
+    drive = Drive(folder, engine, clamd_conf=engine.conf)
+    yield drive
+    drive.stop()
+    put(engine.conf, before.encode())
+    engine.renew()
+
+
+def test_the_policy_reaches_the_engine(managed, engine):
+    pid = engine.process.pid
+    answer = managed.policy(engine__max_file_size_mib=9, engine__threads=4)
+    assert answer["ok"], answer
+    assert engine.process.pid != pid and engine.answers()
+    conf = text_of(engine.conf)
+    assert "MaxFileSize 9M\n" in conf and "MaxFileSize 5M" not in conf
+    assert "MaxThreads 4\n" in conf and "# a comment\n" in conf and engine.socket in conf
+    pid = engine.process.pid
+    assert managed.policy(engine__max_file_size_mib=9, engine__threads=4)["ok"]
+    assert engine.process.pid == pid, "nothing changed, so it was not restarted"
+    assert managed.facts()["up"] and managed.facts()["engine"][0].isdigit()
+
+
+def test_drift_is_seen_and_corrected(managed, engine):
+    assert managed.policy(engine__max_file_size_mib=9)["ok"]
+    wanted = text_of(engine.conf)
+    with open(engine.conf, "a", encoding="ascii") as file:
+        file.write("MaxFileSize 1M\n")
+    eventually("drift is told", lambda: managed.events("policy_drift"), 30)
+    assert text_of(engine.conf) == wanted and engine.answers()
+    assert managed.events("policy_drift")[0]["corrected"] is True
+    os.unlink(engine.conf)
+    eventually("drift is told", lambda: len(managed.events("policy_drift")) == 2, 30)
+    assert text_of(engine.conf) == wanted
+
+
+def test_an_engine_that_cannot_be_restarted_keeps_its_configuration(folder, engine):
+    drive = Drive(folder, engine, clamd_conf=engine.conf, engine_restart="/bin/false")
+    before = text_of(engine.conf)
+    answer = drive.policy(engine__max_file_size_mib=33)
+    assert not answer["ok"] and "/bin/false" in answer["why"]
+    assert text_of(engine.conf) == before
+    done = drive.done(drive.run("restart_engine"))
+    assert done["outcome"] == "failed" and "/bin/false" in done["result"]["error"]
+    drive.stop()
+
+
+def test_restart_engine(drive, engine):
+    drive.policy()
+    pid = engine.process.pid
+    assert drive.done(drive.run("restart_engine"), 60)["outcome"] == "done"
+    assert engine.process.pid != pid and engine.answers()
+
+
+# ---- signatures ----
+
+
+class Mirror:
+    """A mirror that serves a folder, or one status for everything."""
+
+    def __init__(self, folder, status=None):
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args):
+                super().__init__(*args, directory=folder)
+
+            def do_GET(self):  # pylint: disable=invalid-name
+                mirror.asked.append(self.path)
+                if status:
+                    self.send_error(status)
+                else:
+                    super().do_GET()
+
+            def log_message(self, *_):  # pylint: disable=arguments-differ
+                pass
+
+        mirror = self
+        self.asked = []
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture(name="updating")
+def _updating(folder, engine):
+    """A device whose engine's folder is known; what it fetched goes away again."""
+    known = set(os.listdir(engine.databases))
+    own = put(os.path.join(folder, "own-freshclam.conf"), b"")
+    drive = Drive(folder, engine, clamd_conf=engine.conf, freshclam_conf=own)
+    before = text_of(engine.conf)
+    yield drive
+    drive.stop()
+    for name in set(os.listdir(engine.databases)) - known:
+        os.unlink(os.path.join(engine.databases, name))
+    put(engine.conf, before.encode())
+    engine.renew()
+
+
+def scan_for(drive, folder, data):
+    top = tempfile.mkdtemp(dir=folder)
+    put(os.path.join(top, "file"), data)
+    done = drive.done(drive.run("scan", mode="paths", paths=[top], cpu_percent=100))
+    return done["result"]["counts"]["found"]
+
+
+@pytest.mark.parametrize("by", ["http", "file"])
+def test_own_signatures_reach_the_engine(updating, folder, by):
+    source = tempfile.mkdtemp(dir=folder)
+    os.chmod(folder, 0o755)
+    os.chmod(source, 0o755)
+    fresh = f"a fresh marker by {by}".encode()
+    put(os.path.join(source, f"{by}.ndb"),
+        f"Fresh.{by}:0:*:".encode() + fresh.hex().encode() + b"\n")
+    mirror = Mirror(source)
+    if by == "http":  # as the policy says
+        updating.policy(update__custom_urls=[f"{mirror.url}/{by}.ndb"])
+    else:             # as the device's own freshclam.conf says
+        put(os.path.join(folder, "own-freshclam.conf"),
+            f"DatabaseMirror localhost\nDNSDatabaseInfo no\nChecks 5\nExcludeDatabase main\n"
+            f"ExcludeDatabase daily\nExcludeDatabase bytecode\n"
+            f"DatabaseCustomURL file://{source}/{by}.ndb\n".encode())
+        updating.policy()
+    done = updating.done(updating.run("update"), 60)
+    assert done["outcome"] == "done", done
+    assert updating.events("signatures_updated")
+    eventually("the engine has it", lambda: scan_for(updating, folder, fresh) == 1, 30)
+    eventually("it is told", lambda: abs(updating.facts()["built"] - time.time()) < 60)
+    before = len(updating.events("signatures_updated"))
+    assert updating.done(updating.run("update"), 60)["outcome"] == "done"
+    assert len(updating.events("signatures_updated")) == before, "nothing new"
+    mirror.stop()
+
+
+def test_a_mirror_that_refuses_is_told(updating, folder):
+    mirror = Mirror(folder, 403)
+    updating.policy(update__source=mirror.url)
+    done = updating.done(updating.run("update"), 60)
+    assert done["outcome"] == "failed" and "ends with 11" in done["result"]["error"], done
+    assert mirror.asked
+    failed = updating.events("signature_update_failed")
+    assert failed and failed[0]["exit"] == 11 and "ERROR" in failed[0]["output"]
+    # freshclam waits for a day now, and ends with 0: that is no success.
+    done = updating.done(updating.run("update"), 60)
+    assert done["outcome"] == "failed" and "waits until 2" in done["result"]["error"], done
+    mirror.stop()
+    # Another source may be asked at once.
+    put(os.path.join(folder, "else.ndb"), b"Else:0:*:" + b"elsewhere".hex().encode() + b"\n")
+    mirror = Mirror(folder)
+    updating.policy(update__custom_urls=[f"{mirror.url}/else.ndb"])
+    done = updating.done(updating.run("update"), 60)
+    assert done["outcome"] == "done", done
+    mirror.stop()
+
+
+def test_the_policy_schedules_updates(updating, folder):
+    mirror = Mirror(folder)
+    put(os.path.join(folder, "plan.ndb"), b"Plan:0:*:" + b"planned".hex().encode() + b"\n")
+    updating.policy(update__custom_urls=[f"{mirror.url}/plan.ndb"])
+    # The first one comes within a minute, at a moment of its own.
+    eventually("freshclam asks", lambda: "/plan.ndb" in mirror.asked, 75)
+    mirror.stop()
+
+
+# ---- on-access ----
+
+
+def can_watch():
+    """fanotify with permission events needs the right to administrate the system."""
+    import ctypes  # pylint: disable=import-outside-toplevel
+    fd = ctypes.CDLL(None).fanotify_init(0x4, 0)
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
+
+
+@pytest.fixture(name="watched")
+def _watched(folder, engine):
+    """A file system of its own: nobody else's files wait for us, whatever goes wrong."""
+    if not can_watch():
+        pytest.skip("fanotify is not permitted here")
+    top = os.path.join(folder, "watched")
+    os.mkdir(top)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", top], check=True)
+    drive = Drive(folder, engine)
+    drive.top = top
+    yield drive
+    drive.stop()
+    subprocess.run(["umount", top], check=True)
+
+
+def watch(drive, mode, **settings):
+    drive.policy(onaccess__mode=mode, onaccess__paths=[drive.top], **settings)
+    eventually(f"it watches\n{drive.said[-5:]}", lambda: drive.facts()["realtime"] == mode)
+
+
+def can_open(path, seconds=20):
+    """None while it waits for longer; else whether it may be opened, and how long it took."""
+    begin = time.monotonic()
+    done = subprocess.run(["cat", path], capture_output=True, timeout=seconds, check=False)
+    return done.returncode == 0, time.monotonic() - begin
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(n) for n in file.read().split()]
+
+
+def listener_of(drive):
+    """(watchman, listener)"""
+    for pid in children_of(drive.process.pid):
+        if text_of(f"/proc/{pid}/comm").strip() == "redoubt-watch":
+            kids = children_of(pid)
+            if kids:
+                return pid, kids[0]
+    return None
+
+
+def test_notify_takes_what_is_written(watched):
+    watch(watched, "notify")
+    path = put(os.path.join(watched.top, "evil"), MARKER)
+    eventually("it is gone", lambda: not os.path.exists(path))
+    eventually("it is told", lambda: watched.events("threat_cured"))
+    assert watched.events("threat_found")[0]["by"] == "on-access"
+    assert watched.events("threat_found")[0]["path"] == path
+    good = put(os.path.join(watched.top, "good"), b"nothing")
+    time.sleep(0.5)
+    assert os.path.exists(good) and len(watched.events("threat_found")) == 1
+
+
+def test_block_refuses_the_open(watched):
+    evil = put(os.path.join(watched.top, "evil"), MARKER)
+    good = put(os.path.join(watched.top, "good"), b"nothing")
+    excluded = put(os.path.join(watched.top, "excluded"), MARKER)
+    watch(watched, "block", quarantine__enabled=False, exclusions__paths=[excluded])
+    assert can_open(good)[0] and can_open(excluded)[0]
+    assert not can_open(evil)[0] and not can_open(evil)[0]
+    eventually("it is told", lambda: watched.events("threat_not_cured"))
+    assert len(watched.events("threat_found")) == 1, "once, though it was tried twice"
+    put(good, MARKER)  # what was clean is looked at again when it changed
+    assert not can_open(good)[0]
+    watched.policy(onaccess__mode="off")
+    assert can_open(evil)[0] and watched.facts()["realtime"] == "off"
+
+
+def test_a_file_that_was_restored_may_be_opened(watched):
+    evil = put(os.path.join(watched.top, "evil"), MARKER)
+    watch(watched, "block")
+    assert not can_open(evil)[0]
+    item = eventually("it is taken", lambda: watched.events("quarantine_added"))[0]["item"]
+    assert not os.path.exists(evil)
+    assert watched.done(watched.run("quarantine_restore", item=item))["outcome"] == "done"
+    assert can_open(evil)[0]
+
+
+def test_a_hanging_engine_delays_nobody_longer_than_allowed(watched, engine):
+    evil = put(os.path.join(watched.top, "evil"), MARKER)
+    watch(watched, "block", onaccess__timeout_ms=600, quarantine__enabled=False)
+    engine.kill(signal.SIGSTOP)
+    try:
+        allowed, took = can_open(evil)
+        assert allowed and 0.4 < took < 2.5, took
+    finally:
+        engine.kill(signal.SIGCONT)
+    # The verdict came after all.
+    eventually("it is told", lambda: watched.events("threat_found"))
+    eventually("it is refused now", lambda: not can_open(evil)[0])
+    eventually("what passed is told", lambda: watched.events("onaccess_missed"), 90)
+    assert watched.events("onaccess_missed")[0]["late"] >= 1
+
+
+def test_a_dead_engine_lets_everybody_pass(watched, engine):
+    files = [put(os.path.join(watched.top, f"f{n}"), b"nothing %d" % n) for n in range(5)]
+    watch(watched, "block", onaccess__timeout_ms=2000)
+    engine.kill()
+    for path in files:
+        allowed, took = can_open(path)
+        assert allowed and took < 2.8, took
+    eventually("clamd is back", engine.answers, 30)
+
+
+def test_a_hanging_listener_is_ended(watched):
+    path = put(os.path.join(watched.top, "f"), b"nothing")
+    watch(watched, "block")
+    _, listener = listener_of(watched)
+    os.kill(listener, signal.SIGSTOP)
+    allowed, took = can_open(path)
+    assert allowed and took < 6, took
+    eventually("it is told", lambda: watched.events("realtime_failed"))
+    assert "hung" in watched.events("realtime_failed")[0]["why"]
+    eventually("it watches again", lambda: watched.facts()["realtime"] == "block", 20)
+    assert can_open(path)[0]
+
+
+@pytest.mark.parametrize("who", ["listener", "watchman", "agent"])
+def test_a_dead_part_hangs_nobody(watched, who):
+    path = put(os.path.join(watched.top, "f"), b"nothing")
+    watch(watched, "block")
+    watchman, listener = listener_of(watched)
+    victim = {"listener": listener, "watchman": watchman, "agent": watched.process.pid}[who]
+    os.kill(victim, signal.SIGKILL)
+    allowed, took = can_open(path)
+    assert allowed and took < 3, took
+    eventually("the old listener is gone", lambda: not os.path.exists(f"/proc/{listener}"))
+    if who == "agent":
+        watched.process.wait()
+        watched.start()
+    else:
+        eventually("it watches again", lambda: watched.facts()["realtime"] == "block", 20)
+
+
+def test_a_stopped_agent_delays_nobody(watched):
+    good = put(os.path.join(watched.top, "good"), b"nothing")
+    evil = put(os.path.join(watched.top, "evil"), MARKER)
+    watch(watched, "block", quarantine__enabled=False)
+    watched.process.send_signal(signal.SIGSTOP)
+    try:
+        assert can_open(good)[0]
+        assert not can_open(evil)[0]
+    finally:
+        watched.process.send_signal(signal.SIGCONT)
+    eventually("it is told", lambda: watched.events("threat_found"))
+
+
+def test_a_scan_and_on_access_do_not_wait_for_each_other(watched):
+    for n in range(100):
+        put(os.path.join(watched.top, f"f{n}"), b"nothing %d" % n)
+    watch(watched, "block", onaccess__timeout_ms=5000)
+    begin = time.monotonic()
+    run = watched.run("scan", mode="paths", paths=[watched.top], cpu_percent=100)
+    counts = watched.done(run)["result"]["counts"]
+    assert counts["scanned"] == 100 and counts["errors"] == 0
+    assert time.monotonic() - begin < 5

@@ -6,7 +6,7 @@
 #include "app/agent/protect_in.h"
 #include "sys/log/log.h"
 
-enum { ROOTS_MAX = 64, FIRST_UPDATE_S = 60, BLOCKED_S = 24 * 3600 };
+enum { ROOTS_MAX = 64, FIRST_UPDATE_S = 60 };
 
 static struct run *find(struct protect *p, const struct uuid *id)
 {
@@ -158,10 +158,7 @@ static void update_done(struct protect *p, struct job *job, const json_t *done)
                       json_pack("{s:s,s:O*,s:O*}", "why", error ? error : "?", "exit",
                                 code, "output", text));
     }
-    if (json_integer_value(code) == 17) /* it would only be refused again */
-        (void)sd_event_source_set_time_relative(p->update_timer, BLOCKED_S * 1000000ull);
-    else
-        update_schedule(p);
+    update_schedule(p);
     if (job->run)
         run_result(p, job->run, done);
 }

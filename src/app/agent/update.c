@@ -34,8 +34,6 @@ static const struct {
     { 11, "the source did not give the database" },
     { 12, "the mirror is older than it says" },
     { 14, "the update failed" },
-    { 17, "the source refuses this device (403): freshclam waits for 24 hours" },
-    { 18, "the source asks to wait (429)" },
     { 127, "freshclam is not installed" },
 };
 
@@ -100,7 +98,7 @@ static bool add_sources(const struct update *u, const json_t *job, struct text *
 
     if (is_one_word(source)) {
         /* A mirror of files: no DNS, increments as far as it has them. */
-        text_add(t, "DatabaseMirror %s\nDNSDatabaseInfo no\n", source);
+        text_add(t, "DatabaseMirror %s\nDNSDatabaseInfo no\nMaxAttempts 2\n", source);
     } else {
         engine_conf_sources(str_of(u->own), t);
         if (t->n == from.n)
@@ -147,18 +145,46 @@ static enum err compose(struct update *u, const json_t *job, struct err_info *in
     return t.cut ? err_set(info, ERR_LIMIT, 0, "the configuration is too long") : ERR_OK;
 }
 
+/*
+ * A 403 or 429 is exit code 11, and from then on freshclam does nothing for a day, says so,
+ * and ends with 0 (seen with 1.4.6).
+ */
 static enum err judge(int code, const char *output, struct err_info *info)
 {
-    const char *text = "freshclam failed";
+    static const char waits[] = "still on cool-down until after: ";
+    const char *text = "freshclam failed", *until = strstr(output, waits);
 
+    if (until) {
+        until += sizeof(waits) - 1;
+        return err_set(info, ERR_DENIED, 0,
+                       "the source refused this device (403 or 429): freshclam waits "
+                       "until %.*s",
+                       (int)strcspn(until, "\r\n"), until);
+    }
     if (code == 0 || code == 1)
         return ERR_OK;
     for (size_t i = 0; i < LEN(codes); i++)
         if (codes[i].code == code)
             text = codes[i].text;
-    if (strstr(output, "cool-down") || strstr(output, "cooldown"))
-        text = codes[10].text;
     return err_set(info, ERR_IO, 0, "%s (freshclam ends with %d)", text, code);
+}
+
+/* Another source has refused nobody yet: freshclam forgets that it should wait. */
+static enum err store_conf(const struct update *u, const char *path,
+                           struct err_info *info)
+{
+    char *old = malloc(ENGINE_CONF_MAX), dat[300];
+    size_t n;
+
+    if (!old)
+        return err_set(info, ERR_MEMORY, ENOMEM, "update");
+    if (file_load(path, old, ENGINE_CONF_MAX, &n, NULL) != ERR_OK ||
+        strcmp(old, u->conf) != 0) {
+        (void)snprintf(dat, sizeof(dat), "%s/freshclam.dat", u->folder);
+        (void)unlink(dat);
+    }
+    free(old);
+    return file_store(path, str_of(u->conf), NULL, info);
 }
 
 static enum err run(struct worker *w, struct update *u, const json_t *job, json_t *out,
@@ -170,7 +196,7 @@ static enum err run(struct worker *w, struct update *u, const json_t *job, json_
     const char *path = job_text(job, "conf");
     unsigned files;
     int code = 0;
-    enum err e = file_store(path, str_of(u->conf), NULL, info);
+    enum err e = store_conf(u, path, info);
 
     (void)snprintf(config, sizeof(config), "--config-file=%s", path);
     uint64_t before = fingerprint(u->folder, &files);
