@@ -157,7 +157,7 @@ BEGIN
     SELECT * INTO t FROM redoubt.api_token a WHERE a.hash = decode(actor ->> 'hash', 'hex');
     IF NOT FOUND THEN
         PERFORM redoubt.api_refuse(401, 'The token is not known',
-            'There is no API token like this.', 'Make one with: redoubt token api create',
+            'There is no API token like this.', 'Make one with: redoubt api-token create NAME --role ROLE',
             'token_unknown');
     ELSIF t.revoked_at IS NOT NULL THEN
         PERFORM redoubt.api_refuse(401, 'The token was revoked',

@@ -317,3 +317,19 @@ def test_it_checks_its_configuration(standby):
     for argv, code in ((["--help"], 0), (["--version"], 0), (["--nonsense"], 64), (["x"], 64)):
         done = subprocess.run([MANAGER, *argv], check=False, capture_output=True, text=True)
         assert done.returncode == code, argv
+
+
+def test_one_address_cannot_take_all_connections(manager):
+    context = ssl.create_default_context(cafile=manager.certificates.path("ca.pem"))
+    with contextlib.ExitStack() as stack:
+        def one_more():
+            plain = stack.enter_context(socket.create_connection(("127.0.0.1", manager.api_port)))
+            plain.settimeout(5)
+            return stack.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+        for _ in range(64):
+            one_more()
+        with pytest.raises((ssl.SSLError, OSError)):
+            one_more()
+        assert manager.get("/v1/status").status == 200  # the node's own socket is another matter
+    made = manager.token("auditor")
+    eventually("room again", lambda: manager.get("/v1/status", made["token"]).status == 200)
