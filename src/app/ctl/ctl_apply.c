@@ -61,57 +61,17 @@ int manage_read_file(struct ctl *c, const char *name, json_t **out)
 
 /* ---- the difference ---- */
 
-static void put_sides(const struct ctl *c, char sign, enum ctl_colour ink,
-                      const char *key, const json_t *v)
-{
-    char *text =
-        v ? json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS) : NULL;
-
-    if (!text)
-        return;
-    printf("%s    %c ", ctl_ink(c, ink), sign);
-    (void)put_safe(stdout, key);
-    fputs(key[0] ? ": " : "", stdout);
-    (void)put_safe(stdout, text);
-    printf("%s\n", ctl_ink(c, CTL_PLAIN));
-    free(text);
-}
-
-static void put_member(const struct ctl *c, const char *key, const json_t *before,
-                       const json_t *after)
-{
-    if (before && after && json_equal(before, after))
-        return;
-    put_sides(c, '-', CTL_RED, key, before);
-    put_sides(c, '+', CTL_GREEN, key, after);
-}
-
-/* Member by member, so that one changed setting of a policy is one line. */
 static void put_change(const struct ctl *c, const json_t *change)
 {
-    json_t *before = json_object_get(change, "before"),
-           *after = json_object_get(change, "after"), *v;
-    const char *key;
+    const json_t *before = json_object_get(change, "before"),
+                 *after = json_object_get(change, "after");
 
     printf("%s", ctl_ink(c, CTL_BOLD));
     (void)put_safe(stdout, ctl_str(change, "action", "?"));
     fputc(' ', stdout);
     (void)put_safe(stdout, ctl_str(change, "object", "?"));
     printf("%s\n", ctl_ink(c, CTL_PLAIN));
-    if (!json_is_object(before) && !json_is_object(after)) {
-        put_member(c, "", json_is_null(before) ? NULL : before,
-                   json_is_null(after) ? NULL : after);
-        return;
-    }
-    json_object_foreach(before, key, v)
-    {
-        put_member(c, key, v, json_object_get(after, key));
-    }
-    json_object_foreach(after, key, v)
-    {
-        if (!json_object_get(before, key))
-            put_member(c, key, NULL, v);
-    }
+    print_difference(c, before, after);
 }
 
 static void print_changes(const struct ctl *c, const json_t *answer)
@@ -153,15 +113,74 @@ int cmd_apply(struct ctl *c)
     return r;
 }
 
+/* ---- export ---- */
+
+/* What people look for first; the others follow in the order of the alphabet. */
+static const char *const first_keys[] = { "version", "groups",    "policies", "rules",
+                                          "tasks",   "retention", "name",     "type",
+                                          "params",  "target",    "schedule", "value" };
+
+static size_t rank_of(const char *key)
+{
+    for (size_t i = 0; i < LEN(first_keys); i++)
+        if (strcmp(key, first_keys[i]) == 0)
+            return i;
+    return LEN(first_keys);
+}
+
+static int by_rank(const void *a, const void *b)
+{
+    const char *const *x = a, *const *y = b;
+    size_t i = rank_of(*x), k = rank_of(*y);
+
+    return i != k ? (i > k) - (i < k) : strcmp(*x, *y);
+}
+
+/* A copy with the members of each object in order. */
+static json_t *in_order(const json_t *j)
+{
+    size_t n = json_object_size(j), i = 0;
+    json_t *copy, *v;
+    const char *key;
+
+    if (json_is_array(j)) {
+        copy = json_array();
+        json_array_foreach(j, i, v)
+        {
+            (void)json_array_append_new(copy, in_order(v));
+        }
+        return copy;
+    }
+    if (!json_is_object(j))
+        return json_copy((json_t *)(uintptr_t)j);
+    const char **keys = calloc(n + 1, sizeof(*keys));
+
+    CHECK(keys != NULL);
+    json_object_foreach((json_t *)(uintptr_t)j, key, v)
+    {
+        keys[i++] = key;
+    }
+    qsort(keys, n, sizeof(*keys), by_rank);
+    copy = json_object();
+    for (i = 0; i < n; i++)
+        (void)json_object_set_new(copy, keys[i], in_order(json_object_get(j, keys[i])));
+    free(keys);
+    return copy;
+}
+
 int cmd_export(struct ctl *c)
 {
     json_t *answer = NULL;
     int r = manage_get(c, "/v1/export", &answer);
 
-    if (r == CTL_OK && c->opt.json)
+    if (r == CTL_OK && c->opt.json) {
         ctl_print_json(answer);
-    else if (r == CTL_OK && !yaml_write(answer, stdout))
-        r = CTL_FAILED;
+    } else if (r == CTL_OK) {
+        json_t *j = in_order(answer);
+
+        r = yaml_write(j, stdout) ? CTL_OK : CTL_FAILED;
+        json_decref(j);
+    }
     json_decref(answer);
     return r;
 }

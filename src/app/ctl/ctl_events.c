@@ -40,7 +40,6 @@ static void print_event(const struct ctl *c, const json_t *e)
     (void)put_safe(stdout, ctl_str(e, "kind", "?"));
     fputs("  ", stdout);
     (void)put_safe(stdout, ctl_str(e, "device_name", ctl_str(e, "device", "server")));
-    fputc(' ', stdout);
     put_data(json_object_get(e, "data"));
     fputc('\n', stdout);
 }
@@ -187,7 +186,6 @@ int cmd_events(struct ctl *c)
 static void print_act(const struct ctl *c, const json_t *a)
 {
     static const struct column at = { "", "at", CELL_TIME };
-    static const char *const sides[] = { "before", "after" };
     const json_t *actor = json_object_get(a, "actor");
     char *when = cell_text(a, &at);
 
@@ -200,18 +198,7 @@ static void print_act(const struct ctl *c, const json_t *a)
     printf("%s  ", ctl_ink(c, CTL_PLAIN));
     (void)put_safe(stdout, ctl_str(a, "object", "-"));
     fputc('\n', stdout);
-    for (size_t i = 0; i < LEN(sides); i++) {
-        const json_t *v = json_object_get(a, sides[i]);
-
-        if (!v || json_is_null(v))
-            continue;
-        char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
-
-        printf("    %-6s  ", sides[i]);
-        (void)put_safe(stdout, text ? text : "");
-        fputc('\n', stdout);
-        free(text);
-    }
+    print_difference(c, json_object_get(a, "before"), json_object_get(a, "after"));
 }
 
 int cmd_audit(struct ctl *c)

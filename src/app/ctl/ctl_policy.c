@@ -16,14 +16,28 @@ static int policy_path(const char *group, const char *what, struct where *w)
 }
 
 /* {"key":{"value":v,"locked":bool,"from":path or null}} as rows. */
+static int by_key(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
 static json_t *rows_of(const json_t *settings)
 {
+    size_t n = json_object_size(settings), i = 0;
+    const char **keys = calloc(n + 1, sizeof(*keys)), *key;
     json_t *rows = json_array(), *v;
-    const char *key;
 
+    CHECK(keys != NULL);
     json_object_foreach((json_t *)(uintptr_t)settings, key, v)
     {
+        keys[i++] = key;
+    }
+    qsort(keys, n, sizeof(*keys), by_key);
+    for (i = 0; i < n; i++) {
         json_t *row = json_object();
+
+        key = keys[i];
+        v = json_object_get(settings, key);
 
         (void)json_object_set_new(row, "key", json_string(key));
         (void)json_object_set(row, "value", json_object_get(v, "value"));
@@ -33,6 +47,7 @@ static json_t *rows_of(const json_t *settings)
                                   json_string(ctl_str(v, "from", "default")));
         (void)json_array_append_new(rows, row);
     }
+    free(keys);
     return rows;
 }
 

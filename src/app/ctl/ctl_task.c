@@ -4,13 +4,9 @@
 #include "app/ctl/manage.h"
 
 static const struct column task_columns[] = {
-    { "ID", "id", CELL_ID },
-    { "NAME", "name", CELL_TEXT },
-    { "TYPE", "type", CELL_TEXT },
-    { "ENABLED", "enabled", CELL_TEXT },
-    { "NEXT", "next_at", CELL_TIME },
-    { "LAST", "last_at", CELL_TIME },
-    { "LAST STATE", "last_state", CELL_TEXT },
+    { "ID", "id", CELL_ID },          { "NAME", "name", CELL_TEXT },
+    { "TYPE", "type", CELL_TEXT },    { "ENABLED", "enabled", CELL_TEXT },
+    { "NEXT", "next_at", CELL_TIME }, { "TARGET", "target", CELL_JSON },
 };
 
 static int task_path(struct ctl *c, const char *what, struct where *w)
@@ -64,10 +60,14 @@ static void print_task(const struct ctl *c, const json_t *task)
 }
 
 static const struct column occurrence_columns[] = {
-    { "OCCURRENCE", "id", CELL_TEXT },     { "AT", "at", CELL_TIME },
-    { "STATE", "state", CELL_TEXT },       { "DEVICES", "totals.total", CELL_RIGHT },
-    { "DONE", "totals.done", CELL_RIGHT }, { "FAILED", "totals.failed", CELL_RIGHT },
-    { "OPEN", "totals.open", CELL_RIGHT },
+    { "OCCURRENCE", "id", CELL_TEXT },
+    { "AT", "at", CELL_TIME },
+    { "STATE", "state", CELL_TEXT },
+    { "DEVICES", "totals.total", CELL_RIGHT },
+    { "DONE", "totals.done", CELL_RIGHT },
+    { "FAILED", "totals.failed", CELL_RIGHT },
+    { "RUNNING", "totals.running", CELL_RIGHT },
+    { "PENDING", "totals.pending", CELL_RIGHT },
 };
 
 int cmd_task_show(struct ctl *c)
@@ -277,9 +277,10 @@ int cmd_task_create(struct ctl *c)
     add_number(body, "expires_min", o->expires);
     r = manage_send(c, "POST", "/v1/tasks", body, &answer);
     if (r == CTL_OK)
-        say_done(c, answer, "The task %s is made: %s%s",
-                 ctl_str(answer, "name", c->argv[0]), ctl_str(answer, "id", "?"),
-                 o->at ? "" : "\nIt runs when it is started: redoubt task start");
+        say_done(c, answer, "The task %s is made: %s",
+                 ctl_str(answer, "name", c->argv[0]), ctl_str(answer, "id", "?"));
+    if (r == CTL_OK && !o->at && !o->json)
+        printf("It runs when it is started: redoubt task start\n");
     json_decref(answer);
     return r;
 }

@@ -104,6 +104,8 @@ void print_table(const struct ctl *c, const json_t *items, const struct column *
 /* A line a member that is there and not null. */
 void print_fields(const struct ctl *c, const json_t *o, const struct column *fields,
                   size_t count);
+/* Member by member, so that one changed setting is one line: "- key: old", "+ key: new". */
+void print_difference(const struct ctl *c, const json_t *before, const json_t *after);
 /* As one cell of a table. */
 char *cell_text(const json_t *o, const struct column *column);
 /* The JSON of the API with --json, else the words, printf-like with safe texts only. */

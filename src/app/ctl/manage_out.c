@@ -119,8 +119,10 @@ static void put_string(FILE *to, const char *s, enum cell kind)
     } else if (kind == CELL_AGO && ctl_parse_time(s, &ms)) {
         int64_t age = (int64_t)time(NULL) * 1000 - ms;
 
-        fprintf(to, "%s ago",
-                ctl_duration(age > 0 ? (uint64_t)age : 0, buf, sizeof(buf)));
+        if (age < 1000)
+            fputs("now", to);
+        else
+            fprintf(to, "%s ago", ctl_duration((uint64_t)age, buf, sizeof(buf)));
     } else {
         fputs(s[0] ? s : "-", to);
     }
@@ -128,9 +130,14 @@ static void put_string(FILE *to, const char *s, enum cell kind)
 
 static void put_cell(FILE *to, const json_t *v, enum cell kind)
 {
-    if (json_is_string(v))
+    /* As a value is written on the command line: a word needs no quotes. */
+    bool bare = json_is_string(v) && json_string_value(v)[0];
+
+    if (kind == CELL_JSON && v && !bare)
+        put_json(to, v);
+    else if (json_is_string(v))
         put_string(to, json_string_value(v), kind);
-    else if (json_is_array(v) && kind != CELL_JSON)
+    else if (json_is_array(v))
         put_list(to, v);
     else if (json_is_boolean(v))
         fputs(json_is_true(v) ? "yes" : "no", to);
@@ -234,7 +241,7 @@ void print_fields(const struct ctl *c, const json_t *o, const struct column *fie
     for (size_t k = 0; k < count; k++) {
         const json_t *v = member(o, fields[k].key);
 
-        if (!v || json_is_null(v))
+        if (!v || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0))
             continue;
         char *raw = cell_text(o, &fields[k]), *text = safe_copy(raw ? raw : "");
 
@@ -261,6 +268,54 @@ void say_done(const struct ctl *c, const json_t *answer, const char *fmt, ...)
         free(words);
     }
     va_end(ap);
+}
+
+/* ---- differences ---- */
+
+static void put_side(const struct ctl *c, char sign, const char *key, const json_t *v)
+{
+    char *text =
+        v ? json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+
+    if (!text)
+        return;
+    printf("%s    %c ", ctl_ink(c, sign == '-' ? CTL_RED : CTL_GREEN), sign);
+    (void)put_safe(stdout, key);
+    fputs(key[0] ? ": " : "", stdout);
+    (void)put_safe(stdout, text);
+    printf("%s\n", ctl_ink(c, CTL_PLAIN));
+    free(text);
+}
+
+static void put_member(const struct ctl *c, const char *key, const json_t *before,
+                       const json_t *after)
+{
+    if (before && after && json_equal(before, after))
+        return;
+    put_side(c, '-', key, before);
+    put_side(c, '+', key, after);
+}
+
+void print_difference(const struct ctl *c, const json_t *before, const json_t *after)
+{
+    const char *key;
+    json_t *v;
+
+    before = json_is_null(before) ? NULL : before;
+    after = json_is_null(after) ? NULL : after;
+    if ((before && !json_is_object(before)) || (after && !json_is_object(after))) {
+        put_member(c, "", before, after);
+        return;
+    }
+    json_object_foreach((json_t *)(uintptr_t)before, key, v)
+    {
+        put_member(c, key, v, json_object_get(after, key));
+    }
+    json_object_foreach((json_t *)(uintptr_t)after, key, v)
+    {
+        if (!json_object_get(before, key))
+            put_member(c, key, NULL, v);
+    }
 }
 
 int manage_confirm(struct ctl *c, const char *question)
