@@ -164,8 +164,8 @@ static const struct conf_key service_keys[] = {
 static const struct conf_key server_keys[] = {
     WORD(conf_server, listen, CONF_T_LISTEN, "[::]:13000", RESTART,
          "Where devices connect (mutual TLS)."),
-    WORD(conf_server, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem", RESTART,
-         "Certificate chain (PEM)."),
+    WORD(conf_server, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem",
+         RESTART, "Certificate chain (PEM)."),
     WORD(conf_server, key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key", RESTART,
          "Its private key (PEM)."),
     WORD(conf_server, ca, CONF_T_PATH, "/var/lib/redoubt/secret/ca.pem", RESTART,
@@ -178,10 +178,11 @@ static const struct conf_key server_keys[] = {
 };
 
 static const struct conf_key trust_keys[] = {
-    WORD(conf_trust, folder, CONF_T_PATH, "/var/lib/redoubt/secret", RESTART,
-         "Where redoubt init and redoubt secret fetch install the authority and the "
-         "certificate of the servers on this node. The certificates and keys of [server], "
-         "[web] and [activation] are there unless those sections say otherwise."),
+    WORD(
+        conf_trust, folder, CONF_T_PATH, "/var/lib/redoubt/secret", RESTART,
+        "Where redoubt init and redoubt secret fetch install the authority and the "
+        "certificate of the servers on this node. The certificates and keys of [server], "
+        "[web] and [activation] are there unless those sections say otherwise."),
     WORD(conf_trust, names, CONF_T_TEXT, "", RESTART,
          "Names and addresses, separated by blanks, by which devices and people call the "
          "servers, besides the addresses of [address] and the names of the nodes."),
@@ -196,8 +197,8 @@ static const struct conf_key web_keys[] = {
     WORD(conf_web, https, CONF_T_LISTEN, "[::]:8061", RESTART, "HTTPS. Empty: none."),
     WORD(conf_web, root, CONF_T_PATH, "/var/lib/redoubt/www", RESTART,
          "The folder that is published."),
-    WORD(conf_web, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem", RESTART,
-         "Certificate chain (PEM)."),
+    WORD(conf_web, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem",
+         RESTART, "Certificate chain (PEM)."),
     WORD(conf_web, key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key", RESTART,
          "Its private key (PEM)."),
 };
@@ -213,8 +214,8 @@ static const struct conf_key activation_keys[] = {
          "The Ed25519 key that signs the answers, readable by the service only."),
     WORD(conf_activation, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem",
          RESTART, "Certificate chain (PEM)."),
-    WORD(conf_activation, tls_key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key", RESTART,
-         "Its private key (PEM)."),
+    WORD(conf_activation, tls_key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key",
+         RESTART, "Its private key (PEM)."),
     WORD(conf_activation, ca, CONF_T_PATH, "/var/lib/redoubt/secret/ca.pem", RESTART,
          "The authority that signed the certificates of the devices (PEM)."),
 };
@@ -246,10 +247,11 @@ static const struct conf_key agent_keys[] = {
          "The Administration Server: the virtual address of the cluster and its port."),
     WORD(conf_agent, server_name, CONF_T_TEXT, "", RESTART,
          "Name expected in the certificate of the server. Empty: the host of server."),
-    WORD(conf_agent, certificate, CONF_T_PATH, "/var/lib/redoubt-agent/identity/device.pem", RESTART,
+    WORD(conf_agent, certificate, CONF_T_PATH,
+         "/var/lib/redoubt-agent/identity/device.pem", RESTART,
          "Certificate of this device (PEM)."),
-    WORD(conf_agent, key, CONF_T_PATH, "/var/lib/redoubt-agent/identity/device.key", RESTART,
-         "Its private key (PEM)."),
+    WORD(conf_agent, key, CONF_T_PATH, "/var/lib/redoubt-agent/identity/device.key",
+         RESTART, "Its private key (PEM)."),
     WORD(conf_agent, ca, CONF_T_PATH, "/var/lib/redoubt-agent/identity/ca.pem", RESTART,
          "The authority that signed the certificate of the server (PEM)."),
     WORD(conf_agent, spool, CONF_T_PATH, "/var/lib/redoubt-agent/spool.db", RESTART,
