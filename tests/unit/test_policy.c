@@ -224,6 +224,12 @@ static void errors_are_counted_beyond_those_that_are_told(void **state)
     assert_int_equal(strlen(errors.at[0].path), POLICY_KEY_MAX);
     assert_int_equal(policy_validate_settings(STR("{}"), &errors), ERR_OK);
     assert_int_equal(errors.count + errors.unsaid, 0);
+
+    text_init(&t, text, sizeof(text));
+    text_add(&t, "{\"%099d\xc3\xa9\":1}", 0); /* a character at the cut */
+    assert_int_equal(policy_validate_settings((struct str){ t.p, t.n }, &errors),
+                     ERR_INVALID);
+    assert_int_equal(strlen(errors.at[0].path), POLICY_KEY_MAX - 1);
 }
 
 int main(void)

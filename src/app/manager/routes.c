@@ -2,6 +2,7 @@
 
 #include "app/manager/enrol.h"
 #include "app/manager/openapi.h"
+#include "app/manager/policy.h"
 
 #define ADMINISTRATOR "administrator"
 #define OPERATOR      "operator"
@@ -39,7 +40,8 @@ static const struct route table[] = {
     WRITE("PATCH", "/v1/groups/{id}", "api_group_patch", ADMINISTRATOR, BODY_NEEDED, "", "api_group_get"),
     WRITE("DELETE", "/v1/groups/{id}", "api_group_delete", ADMINISTRATOR, BODY_NONE, "", "api_group_get"),
     GET("/v1/groups/{id}/policy", "api_policy_get", ""),
-    WRITE("PUT", "/v1/groups/{id}/policy", "api_policy_put", ADMINISTRATOR, BODY_NEEDED, "", "api_policy_get"),
+    { .method = "PUT", .pattern = "/v1/groups/{id}/policy", .fn = "api_policy_put", .role = ADMINISTRATOR,
+      .write = true, .body = BODY_NEEDED, .query = "", .guard = "api_policy_get", .check = policy_check },
     WRITE("DELETE", "/v1/groups/{id}/policy", "api_policy_delete", ADMINISTRATOR, BODY_NONE, "", "api_policy_get"),
     GET("/v1/groups/{id}/effective", "api_effective_get", ""),
     GET("/v1/rules", "api_rules_get", ""),

@@ -9,8 +9,6 @@
 #ifndef APP_MANAGER_ROUTES_H
 #define APP_MANAGER_ROUTES_H
 
-#include <jansson.h>
-
 #include "base/str.h"
 
 enum { ROUTE_PIECES_MAX = 8 };
@@ -29,8 +27,8 @@ struct route {
     enum route_body body;
     const char *query; /* its parameters, separated by blanks */
     const char *guard; /* the function that reads what this one changes; NULL: no ETag */
-    /* A look at the body before the DBMS sees it; false: *why says what is wrong. */
-    bool (*check)(const json_t *body, char *why, size_t size);
+    /* A look at the body before the DBMS sees it; false: it has refused the request. */
+    bool (*check)(struct asked *a);
 };
 
 enum route_found { ROUTE_OK, ROUTE_UNKNOWN, ROUTE_METHOD };

@@ -163,6 +163,10 @@ static void add_error(struct policy_errors *errors, struct str path, const char 
     struct policy_error *e = &errors->at[errors->count++];
     struct text t;
 
+    if (path.n > POLICY_KEY_MAX) /* cut, but not within a character */
+        for (path.n = POLICY_KEY_MAX;
+             path.n > 0 && ((unsigned char)path.p[path.n] & 0xc0) == 0x80;)
+            path.n--;
     text_init(&t, e->path, sizeof(e->path));
     text_bytes(&t, path);
     text_init(&t, e->why, sizeof(e->why));
