@@ -36,10 +36,11 @@ def gone(pids):
     return not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids)
 
 
-def start(folder, database, certificates, count, **more):
+def start(folder, database, certificates, count, trust="", **more):
     run = tempfile.mkdtemp(dir=folder)
+    trust = f"[trust]\nfolder={trust or run}\n"
     return Daemon(folder, database, certificates, arguments=[], cluster=f"run_dir={run}\n",
-                  server=f"workers={count}\napi_listen=\n", **more)
+                  server=f"workers={count}\napi_listen=\n", sections=trust, **more)
 
 
 @pytest.fixture(name="daemon")
@@ -148,16 +149,52 @@ def test_a_silent_worker_makes_the_service_silent(folder, database, certificates
         daemon.stop()
 
 
+def session_of(daemon, certificates, session=None):
+    """(was it resumed?, the session of a new connection)"""
+    context = session[0] if session else ssl.create_default_context(
+        cafile=certificates.path("ca.pem"))
+    if not session:
+        context.load_cert_chain(certificates.path("one.pem"), certificates.path("one.key"))
+    plain = socket.create_connection(("127.0.0.1", daemon.port), 5)
+    with context.wrap_socket(plain, server_hostname="redoubt",
+                             session=session and session[1]) as link:
+        link.sendall(b"GET /v1/health HTTP/1.1\r\n\r\n")
+        link.recv(4096)
+        return link.session_reused, (context, link.session)
+
+
 def test_sessions_are_resumed_by_any_worker(active, certificates):
     """One key seals the tickets of all workers."""
-    context = ssl.create_default_context(cafile=certificates.path("ca.pem"))
-    context.load_cert_chain(certificates.path("one.pem"), certificates.path("one.key"))
-    session, resumed = None, 0
-    for _ in range(8):
-        plain = socket.create_connection(("127.0.0.1", active.port), 5)
-        with context.wrap_socket(plain, server_hostname="redoubt", session=session) as link:
-            resumed += link.session_reused
-            link.sendall(b"GET /v1/health HTTP/1.1\r\n\r\n")
-            link.recv(4096)
-            session = link.session
-    assert resumed == 7
+    _, session = session_of(active, certificates)
+    for _ in range(7):
+        resumed, session = session_of(active, certificates, session)
+        assert resumed
+
+
+def test_sessions_are_resumed_by_the_other_node(folder, database, certificates, epoch):
+    """The key of the cluster lies on both nodes; without it the other one knows nothing."""
+    trust = tempfile.mkdtemp(dir=folder)
+    with open(os.path.join(trust, "ticket.key"), "wb") as file:
+        file.write(os.urandom(64))
+    nodes = [start(folder, database, certificates, 1, where) for where in (trust, trust, "")]
+    try:
+        database.raise_fence(epoch)
+        for node in nodes:
+            node.wait_note("READY=1")
+            node.active(epoch)
+        _, session = session_of(nodes[0], certificates)
+        assert session_of(nodes[1], certificates, session)[0]
+        assert not session_of(nodes[2], certificates, session)[0]
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+def test_a_ticket_key_that_is_none_is_refused(folder, database, certificates):
+    trust = tempfile.mkdtemp(dir=folder)
+    with open(os.path.join(trust, "ticket.key"), "wb") as file:
+        file.write(b"short")
+    daemon = start(folder, database, certificates, 1, trust)
+    assert daemon.process.wait(5) == 1
+    assert "not a key of 64 bytes" in daemon.log_text()
+    daemon.stop()

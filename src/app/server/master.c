@@ -432,18 +432,35 @@ static enum err children_start(struct master *m, uint32_t workers, struct err_in
     return e;
 }
 
-static enum err ticket_make(struct master *m, struct err_info *info)
+/*
+ * The key of the cluster, if `redoubt init` or `redoubt secret fetch` has put it on this
+ * node: then the other node resumes the sessions of this one.  Else one for this run.
+ */
+static enum err ticket_make(struct master *m, const char *folder, struct err_info *info)
 {
-    uint8_t key[MASTER_TICKET_KEY];
+    uint8_t key[MASTER_TICKET_KEY + 1];
+    char path[CONF_PATH + 32];
 
-    tls_random(key, sizeof(key));
+    (void)snprintf(path, sizeof(path), "%s/ticket.key", folder);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    ssize_t n = fd < 0 ? -1 : read(fd, key, sizeof(key));
+
+    if (fd >= 0)
+        (void)close(fd);
+    if (fd >= 0 && n != MASTER_TICKET_KEY)
+        return err_set(info, ERR_CONFIG, 0, "%s: not a key of %d bytes", path,
+                       MASTER_TICKET_KEY);
+    if (n < 0)
+        tls_random(key, MASTER_TICKET_KEY);
+    log_event(LOG_LEVEL_INFO, "ticket_key", log_str("from", n < 0 ? "this run" : path));
     m->ticket_fd = memfd_create("ticket", MFD_CLOEXEC);
-    if (m->ticket_fd < 0 || write(m->ticket_fd, key, sizeof(key)) != (ssize_t)sizeof(key))
+    if (m->ticket_fd < 0 ||
+        write(m->ticket_fd, key, MASTER_TICKET_KEY) != MASTER_TICKET_KEY)
         return err_set(info, ERR_IO, errno, "TLS ticket key");
     return ERR_OK;
 }
 
-static enum err prepare(struct master *m, struct err_info *info)
+static enum err prepare(struct master *m, const char *folder, struct err_info *info)
 {
     static const int signals[] = { SIGTERM, SIGINT };
     ssize_t n = readlink("/proc/self/exe", m->folder, sizeof(m->folder) - 1);
@@ -466,7 +483,8 @@ static enum err prepare(struct master *m, struct err_info *info)
     if (r >= 0)
         r = sd_event_add_time_relative(m->event, NULL, CLOCK_BOOTTIME, STOP_MS * 1000u, 0,
                                        on_stop_late, m);
-    return r < 0 ? err_set(info, ERR_MEMORY, -r, "event loop") : ticket_make(m, info);
+    return r < 0 ? err_set(info, ERR_MEMORY, -r, "event loop")
+                 : ticket_make(m, folder, info);
 }
 
 static void release(struct master *m)
@@ -501,7 +519,7 @@ int master_run(struct redoubt_service *service, const struct master_env *env,
     *m = (struct master){
         .service = service, .env = env, .conf_path = conf_path, .ticket_fd = -1
     };
-    enum err e = prepare(m, &info);
+    enum err e = prepare(m, conf->trust.folder, &info);
     if (e == ERR_OK)
         e = children_start(m, conf->server.workers, &info);
     if (e != ERR_OK)
