@@ -17,8 +17,8 @@ struct child {
     sd_event_source *end, *io; /* each owns its descriptor */
     int fd;                    /* of io */
     pid_t pid;
-    bool closed; /* the channel has ended */
-    bool *freed; /* set when a hook frees us while we deliver */
+    bool closed;         /* the channel has ended */
+    bool busy, unwanted; /* a hook runs; and it has freed us meanwhile */
 };
 
 _Noreturn static void become(const char *mode, int fd, pid_t above)
@@ -45,12 +45,11 @@ _Noreturn static void become(const char *mode, int fd, pid_t above)
 /* Everything that has arrived; false if a hook has freed the child. */
 static bool deliver(struct child *c)
 {
-    bool freed = false;
     json_t *m;
     int fd;
 
-    c->freed = &freed;
-    while (!freed && !c->closed) {
+    c->busy = true;
+    while (!c->unwanted && !c->closed) {
         enum err e = channel_receive(c->fd, &m, &fd, false);
 
         if (e == ERR_TIMEOUT)
@@ -62,9 +61,11 @@ static bool deliver(struct child *c)
         c->hooks.message(c->hooks.arg, m, fd);
         json_decref(m);
     }
-    if (!freed)
-        c->freed = NULL;
-    return !freed;
+    c->busy = false;
+    if (!c->unwanted)
+        return true;
+    free(c);
+    return false;
 }
 
 static int on_message(sd_event_source *source, int fd, uint32_t revents, void *arg)
@@ -153,15 +154,16 @@ void child_free(struct child *c)
 {
     if (!c)
         return;
-    if (c->freed)
-        *c->freed = true;
     if (c->pid > 0) {
         (void)kill(c->pid, SIGKILL);
         (void)waitpid(c->pid, NULL, 0);
     }
     c->io = sd_event_source_disable_unref(c->io);
     c->end = sd_event_source_disable_unref(c->end);
-    free(c);
+    c->pid = 0;
+    c->unwanted = true;
+    if (!c->busy)
+        free(c);
 }
 
 bool child_send(struct child *c, json_t *message, int fd)
