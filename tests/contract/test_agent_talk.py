@@ -11,7 +11,7 @@ import uuid
 
 import pytest
 
-from device_world import AGENT, Certificates, eventually, field, parse
+from device_world import AGENT, BUILD, Certificates, eventually, field, parse
 from server_world import (APPLIED, EVENTS, FAILED, SESSION, TASKS, Server, custom, digest_of,
                           remote_config, run_id, settings, unix_s)
 
@@ -434,6 +434,51 @@ def test_times_are_those_of_the_server(make, server):
     assert about(server, "run_finished", run)[0]["data"]["outcome"] != "expired"
 
 
+@pytest.mark.parametrize("off", [-366, 366, -20000, 40000])
+def test_a_clock_that_is_far_off_blocks_nothing(make, server, off):
+    """The certificates of these tests are valid for two days."""
+    agent = make().once()
+    agent.fill(3)
+    server.hello = [custom(SESSION, "session", {"spread_ms": 0, "backoff_max_ms": 0,
+                                                "epoch": 1, "now": unix_s()})]
+    agent.start(**shift(off * 86400))
+    eventually("all arrive", lambda: len(server.of_kind("made_up")) == 3)
+    run = order(not_before=unix_s() - 5, not_after=unix_s() + 600)
+    server.assign(run)
+    eventually("it is done", lambda: about(server, "run_finished", run), 20)
+    assert about(server, "run_finished", run)[0]["data"]["outcome"] != "expired"
+    assert "outside the dates" in agent.log_text()
+
+
+def shift(seconds):
+    """The environment of an agent whose wall clock is that far off."""
+    with open(AGENT, "rb") as file:
+        if b"libasan" in file.read():
+            pytest.skip("this sanitizer does not go with LD_PRELOAD")
+    return {"LD_PRELOAD": os.path.join(BUILD, "tests/contract/libclock_shift.so"),
+            "CLOCK_SHIFT_S": str(seconds)}
+
+
+def test_a_right_clock_looks_at_the_dates(certificates, folder):
+    """The server's certificate has expired, and ours has not."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                    "ec_paramgen_curve:P-256", "-nodes", "-CA", certificates.path("ca.pem"),
+                    "-CAkey", certificates.path("ca.key"), "-keyout",
+                    certificates.path("late.key"), "-out", certificates.path("late.pem"),
+                    "-days", "1", "-subj", "/CN=redoubt", "-addext",
+                    "subjectAltName=DNS:redoubt,IP:127.0.0.1"], check=True,
+                   capture_output=True)
+    late = Server(certificates, "late")
+    agent = Agent(folder, late, certificates)
+    try:
+        agent.start(**shift(36 * 3600))
+        eventually("it refuses", lambda: "certificate" in agent.status().get("trouble", ""))
+        assert late.connections == 0
+    finally:
+        agent.stop(signal.SIGKILL)
+        late.stop()
+
+
 # ---- policies ----
 
 def policy(**values):
@@ -448,6 +493,7 @@ def test_a_policy_is_applied_kept_and_told(make, server):
     eventually("it is applied", lambda: (digest, APPLIED, "") in server.states(7))
     status = agent.status()["policy"]
     assert status["hash"] == status["in_force"] == digest.hex()
+    eventually("an event tells it", lambda: server.of_kind("policy_applied"))
     assert status["heartbeat_s"] == 10
     agent.stop(signal.SIGKILL)
     server.stop()
@@ -458,6 +504,8 @@ def test_a_policy_is_applied_kept_and_told(make, server):
     server.start()
     eventually("it is told again", lambda: server.connections == 2
                and (digest, APPLIED, "") in server.states(7)[1:])
+    eventually("none waits", lambda: agent.waiting() == 0)
+    assert len(server.of_kind("policy_applied")) == 1  # not at each start
 
 
 def test_a_bad_policy_is_refused_with_the_path_and_the_old_one_stays(make, server):
@@ -470,6 +518,7 @@ def test_a_bad_policy_is_refused_with_the_path_and_the_old_one_stays(make, serve
     eventually("it is refused", lambda: server.states(7)[-1][:2] == (bad, FAILED))
     why = server.states(7)[-1][2]
     assert "scan.cpu_percent" in why and "onaccess.mode" in why
+    eventually("an event tells it", lambda: server.of_kind("policy_failed"))
     status = agent.status()["policy"]
     assert status["in_force"] == good.hex() and status["state"] == "failed"
     server.say(remote_config(good, text))

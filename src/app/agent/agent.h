@@ -64,7 +64,7 @@ struct agent_policy {
     char offered[65], hash[65]; /* hex; "" before the first, and for the defaults */
     enum opamp_status status;
     char why[OPAMP_TEXT_MAX];
-    bool tell;
+    bool tell, fresh; /* fresh: an event tells what becomes of it */
     uint32_t heartbeat_s, spread_ms;
 };
 
@@ -124,7 +124,7 @@ struct agent {
     uint64_t heard_ms;                                 /* it was open */
     struct identity *identity;
     char *csr; /* owned: to be sent with the next message */
-    bool facts_changed;
+    bool facts_changed, clock_wrong;
     struct protect *protect;
     struct runs *runs;
     uint64_t server_epoch;

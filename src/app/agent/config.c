@@ -77,6 +77,12 @@ static void config_state(struct agent *a, enum opamp_status status, const char *
     log_event(status == OPAMP_FAILED ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "policy",
               log_str("state", config_status_name(status)),
               log_str("hash", a->policy.offered), log_str("why", why));
+    if (!a->policy.fresh || status == OPAMP_APPLYING)
+        return;
+    a->policy.fresh = false;
+    agent_event(a, status == OPAMP_APPLIED ? "policy_applied" : "policy_failed",
+                status == OPAMP_APPLIED ? "info" : "warning",
+                json_pack("{s:s, s:s}", "hash", a->policy.offered, "why", why));
 }
 
 const char *config_status_name(enum opamp_status status)
@@ -136,6 +142,7 @@ void config_offer(struct agent *a, const struct opamp_config *offer)
     a->policy.tell = true;
     if (strcmp(hash, a->policy.offered) == 0 && a->policy.status != OPAMP_FAILED)
         return; /* the server did not know yet */
+    a->policy.fresh = true;
     (void)snprintf(a->policy.offered, sizeof(a->policy.offered), "%s", hash);
     for (uint32_t i = 0; i < offer->count; i++)
         if (str_is(offer->at[i].name, "policy.json"))

@@ -10,7 +10,7 @@
 #include "app/agent/protect.h"
 #include "sys/log/log.h"
 
-enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 };
+enum { EXIT_USAGE = 64, EXIT_CONFIG = 78, CLOCK_SLACK_S = 86400 };
 
 static const char usage[] =
     "Usage: redoubt-agent [OPTION]...\n"
@@ -96,9 +96,31 @@ static int on_probe(sd_event_source *source, uint64_t us, void *arg)
     return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 
+/*
+ * Our certificate was made for us and is renewed long before it ends.  A clock that is outside
+ * of its dates is wrong, then, and must not keep us from the server: the dates of the server's
+ * certificate are not looked at until the clock is right.
+ */
+static void doubt_clock(struct agent *a)
+{
+    struct identity_status s;
+    int64_t now = (int64_t)(agent_unix_us() / 1000000u);
+
+    identity_status(a->identity, &s);
+    int64_t begin = s.not_after - 3 * (s.not_after - s.renew_at);
+    bool wrong = now < begin - CLOCK_SLACK_S || now > s.not_after;
+    if (wrong != a->clock_wrong)
+        log_event(
+            wrong ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, "clock",
+            log_str("state", wrong ? "outside the dates of our certificate" : "right"));
+    a->clock_wrong = wrong;
+    tls_creds_undated(a->creds, wrong);
+}
+
 static int on_tick(sd_event_source *source, uint64_t us, void *arg)
 {
     (void)us;
+    doubt_clock(arg);
     agent_tick(arg);
     (void)sd_event_source_set_time_relative(source, AGENT_TICK_MS * 1000u);
     return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
@@ -198,6 +220,7 @@ static void identity_changed(void *arg)
         return;
     }
     a->creds = fresh;
+    doubt_clock(a);
     a->device_id = *identity_device(a->identity);
     offers_release(a); /* a trial would go on with the old ones */
     link_recred(a->link, fresh);
@@ -294,6 +317,8 @@ static enum err start(struct agent *a, struct err_info *info)
         struct tls_files files = identity_files(a->identity);
 
         e = tls_creds_new(TLS_CLIENT, &files, &a->creds, info);
+        if (e == ERR_OK)
+            doubt_clock(a);
     }
     if (e == ERR_OK)
         e = open_spool(a, info);

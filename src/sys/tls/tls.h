@@ -34,6 +34,9 @@ struct tls;
 MUST_USE enum err tls_creds_new(enum tls_side side, const struct tls_files *files,
                                 struct tls_creds **out, struct err_info *info);
 void tls_creds_free(struct tls_creds *c);
+/* TLS_CLIENT whose clock cannot be believed: the dates of certificates do not count for the
+ * next tls_new; authority, name and purpose still do. */
+void tls_creds_undated(struct tls_creds *c, bool undated);
 
 /* The device id in a certificate file; ERR_NOT_FOUND if it carries none. */
 MUST_USE enum err tls_file_device(const char *certificate, struct uuid *out,
