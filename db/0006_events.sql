@@ -205,20 +205,25 @@ BEGIN
     END IF;
 END $$;
 
--- The batches of events among the items that can be stored at all.
+-- The batches of events among the items that can be stored at all.  (PL/pgSQL keeps the plans
+-- of its statements for the session; an SQL function is planned with each call.)
 CREATE FUNCTION redoubt.event_batches(items jsonb)
 RETURNS TABLE (n bigint, device uuid, stream uuid, first bigint, count bigint, list jsonb)
-LANGUAGE sql AS $$
+ROWS 20
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     SELECT i.n, (i.item ->> 'device')::uuid, (i.item #>> '{events,stream}')::uuid,
-           (i.item #>> '{events,first}')::bigint, jsonb_array_length(i.item #> '{events,list}'),
+           (i.item #>> '{events,first}')::bigint, jsonb_array_length(i.item #> '{events,list}')::bigint,
            i.item #> '{events,list}'
     FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
     WHERE CASE WHEN redoubt.is_uuid(i.item #>> '{events,stream}')
                     AND i.item #>> '{events,first}' ~ '^[1-9][0-9]{0,15}$'
                     AND jsonb_typeof(i.item #> '{events,list}') = 'array'
                THEN jsonb_array_length(i.item #> '{events,list}') <= 100 ELSE false END
-      AND EXISTS (SELECT FROM redoubt.device d WHERE d.id = (i.item ->> 'device')::uuid)
-$$;
+      AND EXISTS (SELECT FROM redoubt.device d WHERE d.id = (i.item ->> 'device')::uuid);
+END $$;
 
 -- Makes and locks the cursors of these batches, in one order for everybody.
 CREATE FUNCTION redoubt.events_lock(items jsonb) RETURNS void LANGUAGE plpgsql AS $$

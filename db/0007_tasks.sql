@@ -568,15 +568,16 @@ $$;
 
 -- The assignments of a device: what it has to do, the 60 most urgent first (an agent takes 64).
 -- Sending one again is harmless.
-CREATE FUNCTION redoubt.runs_of(device uuid) RETURNS jsonb LANGUAGE sql STABLE AS $$
-    SELECT coalesce(jsonb_agg(redoubt.run_assignment(r, o)
+CREATE FUNCTION redoubt.runs_of(device uuid) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT coalesce(jsonb_agg(redoubt.run_assignment(r, o)
                               ORDER BY r.priority DESC, r.not_before, r.id), '[]')
     FROM (SELECT * FROM redoubt.run r
           WHERE r.device_id = runs_of.device AND r.state <> 'finished' AND r.same_as IS NULL
             AND (r.wanted IS NULL OR (r.wanted = 'paused' AND r.state <> 'pending'))
           ORDER BY r.priority DESC, r.not_before, r.id LIMIT 60) r
-    JOIN redoubt.occurrence o ON o.id = r.occurrence_id
-$$;
+    JOIN redoubt.occurrence o ON o.id = r.occurrence_id);
+END $$;
 
 -- Those of an occurrence, by device.
 CREATE FUNCTION redoubt.runs_of_occurrence(which uuid)
@@ -589,8 +590,9 @@ $$;
 
 -- What a device is to stop, pause and resume: {} or some of {"cancel", "pause", "resume"}.
 -- A run that was cancelled before the device told that it has it may be on its way there.
-CREATE FUNCTION redoubt.orders_of(device uuid) RETURNS jsonb LANGUAGE sql STABLE AS $$
-    SELECT jsonb_strip_nulls(jsonb_build_object(
+CREATE FUNCTION redoubt.orders_of(device uuid) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT jsonb_strip_nulls(jsonb_build_object(
         'cancel', jsonb_agg(r.id ORDER BY r.id) FILTER (WHERE r.cancel),
         'pause', jsonb_agg(r.id ORDER BY r.id)
                  FILTER (WHERE NOT r.cancel AND r.wanted = 'paused' AND r.state <> 'paused'),
@@ -602,8 +604,8 @@ CREATE FUNCTION redoubt.orders_of(device uuid) RETURNS jsonb LANGUAGE sql STABLE
           UNION ALL
           SELECT r.id, r.state, r.wanted, true FROM redoubt.run r
           WHERE r.device_id = orders_of.device AND r.changed_at > now() - interval '10 minutes'
-            AND r.outcome = 'cancelled' AND r.assumed AND r.same_as IS NULL) r
-$$;
+            AND r.outcome = 'cancelled' AND r.assumed AND r.same_as IS NULL) r);
+END $$;
 
 -- The runs that an item of a device speaks of.
 CREATE FUNCTION redoubt.runs_spoken(item jsonb) RETURNS TABLE (run uuid)
