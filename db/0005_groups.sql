@@ -466,7 +466,7 @@ $$;
 -- the device says; and rows without an id for when to look again.
 CREATE FUNCTION redoubt.reasons_of(ids uuid[])
 RETURNS TABLE (device uuid, rank integer, id text, severity text, words text, due timestamptz)
-LANGUAGE plpgsql STABLE AS $$
+ROWS 20 LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
@@ -551,7 +551,7 @@ END $$;
 -- The status of these devices, and when it may change by time alone.
 CREATE FUNCTION redoubt.verdicts(ids uuid[])
 RETURNS TABLE (id uuid, status text, reasons jsonb, due timestamptz)
-LANGUAGE plpgsql STABLE AS $$
+ROWS 20 LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
