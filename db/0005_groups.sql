@@ -237,7 +237,7 @@ END $$;
 -- The winner of each setting for the groups from `top` down: the locked one nearest to the
 -- root; else the one nearest to the group; else the default.
 CREATE FUNCTION redoubt.inherited(top uuid)
-RETURNS TABLE (group_id uuid, settings jsonb, sources jsonb, document text)
+RETURNS TABLE (group_id uuid, settings jsonb, sources jsonb, hash text, document text)
 LANGUAGE sql STABLE AS $$
     WITH said AS (
         SELECT DISTINCT ON (g.id, k.key) g.id, k.key, k.value -> 'value' AS value, p.group_id,
@@ -249,46 +249,53 @@ LANGUAGE sql STABLE AS $$
         WHERE g.lineage @> ARRAY[top]
         ORDER BY g.id, k.key, (k.value ->> 'locked')::boolean DESC,
                  CASE WHEN (k.value ->> 'locked')::boolean THEN a.depth ELSE -a.depth END
+    ), won AS (
+        SELECT g.id,
+               coalesce(jsonb_object_agg(s.key, s.value) FILTER (WHERE s.key IS NOT NULL), '{}')
+                   AS given,
+               coalesce(jsonb_object_agg(s.key, jsonb_build_object(
+                   'group', s.group_id, 'locked', s.locked)) FILTER (WHERE s.key IS NOT NULL),
+                   '{}') AS sources
+        FROM redoubt.device_group g LEFT JOIN said s ON s.id = g.id
+        WHERE g.lineage @> ARRAY[top]
+        GROUP BY g.id
+    ), written AS ( -- once for all groups that come to the same
+        SELECT d.given, jsonb_object_agg(s.key, v.value) AS settings,
+               '{' || string_agg(to_json(s.key)::text || ':' || v.value::text,
+                                 ',' ORDER BY s.position) || '}' AS document
+        FROM (SELECT DISTINCT w.given FROM won w) d
+        CROSS JOIN redoubt.setting s
+        CROSS JOIN LATERAL (SELECT coalesce(d.given -> s.key, s."default")) AS v (value)
+        GROUP BY d.given
     )
-    SELECT g.id, jsonb_object_agg(s.key, coalesce(w.value, s."default")),
-           coalesce(jsonb_object_agg(s.key, jsonb_build_object(
-               'group', w.group_id, 'locked', w.locked)) FILTER (WHERE w.key IS NOT NULL), '{}'),
-           '{' || string_agg(to_json(s.key)::text || ':' || coalesce(w.value, s."default")::text,
-                             ',' ORDER BY s.position) || '}'
-    FROM redoubt.device_group g
-    CROSS JOIN redoubt.setting s
-    LEFT JOIN said w ON w.id = g.id AND w.key = s.key
-    WHERE g.lineage @> ARRAY[top]
-    GROUP BY g.id
+    SELECT w.id, t.settings, w.sources,
+           encode(sha256(convert_to(t.document, 'UTF8')), 'hex'), t.document
+    FROM won w JOIN written t ON t.given = w.given
 $$;
 
 -- Writes redoubt.effective anew for the groups from `top` down.  Devices whose rules of
 -- status changed are judged soon (judge_stale).  Returns how many groups changed.
 CREATE FUNCTION redoubt.recompute(top uuid) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    others  text[] := (SELECT array_agg(s.key) FROM redoubt.setting s
+                       WHERE s.key NOT LIKE 'status.%');
     changed uuid[];
     stale   uuid[];
 BEGIN
     PERFORM redoubt.check_epoch();
-    WITH present AS (
-        SELECT i.*, encode(sha256(convert_to(i.document, 'UTF8')), 'hex') AS hash
-        FROM redoubt.inherited(top) i
-    ), written AS (
+    WITH written AS (
         INSERT INTO redoubt.effective AS e (group_id, settings, sources, hash, document)
-        SELECT p.group_id, p.settings, p.sources, p.hash, p.document FROM present p
-        ORDER BY p.group_id
+        SELECT i.group_id, i.settings, i.sources, i.hash, i.document
+        FROM redoubt.inherited(top) i
+        ORDER BY i.group_id
         ON CONFLICT (group_id) DO UPDATE SET
             settings = excluded.settings, sources = excluded.sources,
             hash = excluded.hash, document = excluded.document
         WHERE e.hash <> excluded.hash OR e.sources <> excluded.sources
         RETURNING e.group_id, e.settings
     )
-    SELECT array_agg(w.group_id), array_agg(w.group_id) FILTER (WHERE
-        (SELECT jsonb_object_agg(k.key, k.value) FROM jsonb_each(w.settings) k
-         WHERE k.key LIKE 'status.%')
-        IS DISTINCT FROM
-        (SELECT jsonb_object_agg(k.key, k.value) FROM jsonb_each(o.settings) k
-         WHERE k.key LIKE 'status.%'))
+    SELECT array_agg(w.group_id),
+           array_agg(w.group_id) FILTER (WHERE w.settings - others <> o.settings - others)
     INTO changed, stale
     FROM written w LEFT JOIN redoubt.effective o ON o.group_id = w.group_id; -- as it was before
     IF changed IS NULL THEN
@@ -302,10 +309,8 @@ END $$;
 INSERT INTO redoubt.device_group (id, name, path, lineage)
 VALUES (redoubt.root_group(), '', '/', ARRAY[redoubt.root_group()]);
 INSERT INTO redoubt.policy (group_id) VALUES (redoubt.root_group());
-INSERT INTO redoubt.effective (group_id, settings, sources, document, hash)
-SELECT i.group_id, i.settings, i.sources, i.document,
-       encode(sha256(convert_to(i.document, 'UTF8')), 'hex')
-FROM redoubt.inherited(redoubt.root_group()) i;
+INSERT INTO redoubt.effective (group_id, settings, sources, hash, document)
+SELECT i.* FROM redoubt.inherited(redoubt.root_group()) i;
 
 CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.device_group
     FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
@@ -628,8 +633,8 @@ CREATE TRIGGER judge_later BEFORE UPDATE ON redoubt.device FOR EACH ROW
 -- --- what devices say of their policy --------------------------------------------------------
 
 -- "policy": {"hash", "state": "applying" | "applied" | "failed", "error"}.  An agent that finds
--- its settings changed on the device says "failed" with an error that begins with "drift",
--- and "applied" when it has put them right.
+-- its settings changed on the device and cannot put them right says "failed" with an error that
+-- begins with "drift".
 CREATE FUNCTION redoubt.x_policy(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

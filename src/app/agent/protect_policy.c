@@ -238,6 +238,7 @@ static void engine_done(struct protect *p, struct job *job, const json_t *done)
     const char *why = json_string_value(json_object_get(done, "error"));
     const char *text = json_string_value(json_object_get(done, "text"));
     bool ok = json_is_true(json_object_get(done, "ok"));
+    char said[240];
 
     (void)job;
     p->engine_job = NULL;
@@ -245,13 +246,15 @@ static void engine_done(struct protect *p, struct job *job, const json_t *done)
         free(p->engine_text);
         p->engine_text = strdup(text);
     }
+    /* The server knows by the first word that it is the device that was changed. */
+    (void)snprintf(said, sizeof(said), "%s%s", p->drift ? "drift: " : "", why ? why : "");
     if (p->drift)
         protect_event(p, "policy_drift", "warning",
                       json_pack("{s:s,s:b,s:s}", "file", p->conf.agent.clamd_conf,
                                 "corrected", ok, "why", why ? why : ""));
     p->drift = false;
     if (!p->engine_due) /* else a newer policy waits, and is answered instead */
-        policy_is_done(p, ok, why ? why : "");
+        policy_is_done(p, ok, ok ? "" : said);
     protect_kick(p);
 }
 
