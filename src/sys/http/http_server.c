@@ -22,7 +22,7 @@ struct http_server {
     struct MHD_Daemon *mhd;
     struct http_tls *tls;
     sd_event_source *readable, *timer;
-    TAILQ_HEAD(, call) waiting; /* for http_answer() */
+    TAILQ_HEAD(calls, call) waiting; /* for http_answer() */
     size_t body_bytes;          /* of all requests */
     char unix_path[108];
 };

@@ -18,11 +18,12 @@ struct pair {
     gnutls_privkey_t key;
 };
 
+SLIST_HEAD(pairs, pair);
+
 struct http_tls {
     char certificate[PATH_BYTES], key[PATH_BYTES];
     struct stat seen[2]; /* the files when they were last looked at */
-    SLIST_HEAD(, pair)
-    all; /* the present one first; handshakes may still use the others */
+    struct pairs all;    /* the present one first; handshakes may still use the others */
 };
 
 static bool same(const struct stat *a, const struct stat *b)
