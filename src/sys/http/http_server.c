@@ -23,7 +23,7 @@ struct http_server {
     struct http_tls *tls;
     sd_event_source *readable, *timer;
     TAILQ_HEAD(calls, call) waiting; /* for http_answer() */
-    size_t body_bytes;          /* of all requests */
+    size_t body_bytes;               /* of all requests */
     char unix_path[108];
 };
 
