@@ -660,8 +660,9 @@ def test_apply_shows_the_difference(api, tmp_path):
                    "create group /B\n2 changes; nothing was done (dry run).\n")
     assert "2 changes, done." in run("apply", "-f", str(file), api=api).stdout
     api.say("POST", "/v1/apply", (422, {"error": {
-        "title": "The file is wrong", "text": "policies./A.x: there is no such setting"}}))
-    assert "policies./A.x" in run("apply", "-f", str(file), api=api, code=1).stderr
+        "title": "The file is wrong", "text": "policies./A.x: there is no such setting\nb: c"}}))
+    err = run("apply", "-f", str(file), api=api, code=1).stderr
+    assert "\n  policies./A.x: there is no such setting\n  b: c\n" in err
 
 
 @pytest.mark.parametrize("text, words", [

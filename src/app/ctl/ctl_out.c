@@ -14,6 +14,20 @@ static json_t *text_or_null(const char *s)
     return s && s[0] ? json_string(s) : json_null();
 }
 
+/* A paragraph for each line of the text: a list of errors is one a line. */
+static void put_lines(FILE *to, const char *text)
+{
+    while (*text) {
+        size_t n = strcspn(text, "\n");
+        char *line = strndup(text, n);
+
+        if (line && n > 0)
+            ctl_paragraph(to, 2, line);
+        free(line);
+        text += n + (text[n] == '\n');
+    }
+}
+
 int ctl_fail(struct ctl *c, int exit, const struct ctl_problem *p)
 {
     if (c->opt.json) {
@@ -31,7 +45,7 @@ int ctl_fail(struct ctl *c, int exit, const struct ctl_problem *p)
     (void)put_safe(stderr, p->title);
     fputc('\n', stderr);
     if (p->text && p->text[0])
-        ctl_paragraph(stderr, 2, p->text);
+        put_lines(stderr, p->text);
     if (p->suggestion && p->suggestion[0]) {
         fprintf(stderr, "What to do:\n");
         ctl_paragraph(stderr, 2, p->suggestion);

@@ -109,6 +109,7 @@ int cmd_token_create(struct ctl *c)
     } else if (r == CTL_OK) {
         enrol_address(c, address, sizeof(address));
         say_done(c, answer, "%s", ctl_str(answer, "token", "?"));
+        (void)fflush(stdout); /* in order, where both go to one terminal */
         fprintf(stderr, "This is shown once. On the device, as root:\n");
         printf("redoubt-agent enrol --server %s --token ", address);
         say_done(c, answer, "%s", ctl_str(answer, "token", "?"));
@@ -160,6 +161,7 @@ int cmd_api_token_create(struct ctl *c)
     r = create(c, "/v1/api-tokens", body, &answer);
     if (r == CTL_OK)
         say_done(c, answer, "%s", ctl_str(answer, "token", "?"));
+    (void)fflush(stdout);
     if (r == CTL_OK && !o->json)
         fprintf(stderr, "This is shown once. Write it to a file that only its user can "
                         "read, and name that with --token-file.\n");

@@ -456,7 +456,7 @@ int manage_list(struct ctl *c, const struct where *w, json_t **out)
         else
             first = answer;
     } while (r == CTL_OK && json_is_string(next) && json_array_size(items) < limit);
-    if (r == CTL_OK && json_is_string(next) && !c->opt.json)
+    if (r == CTL_OK && json_is_string(next) && !c->opt.json && json_array_size(items) > 0)
         fprintf(stderr, "redoubt: there are more than these %zu; --limit shows them\n",
                 json_array_size(items));
     (void)json_object_set_new(first, "items", items);
