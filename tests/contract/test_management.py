@@ -1,13 +1,15 @@
 """The real server, manager and agent with a real PostgreSQL: what an administrator decides
 reaches the device, and what the device does is told once, whatever breaks in between."""
 import os
+import shutil
 import signal
+import subprocess
 import tempfile
 import time
 
 import pytest
 
-from device_world import Certificates, Daemon, Postgres, eventually
+from device_world import BUILD, Certificates, Daemon, Postgres, eventually
 from manager_world import Manager
 from test_agent_talk import Agent
 
@@ -37,7 +39,11 @@ class World:
     def __init__(self, folder, database, certificates):
         self.database = database
         self.server = Daemon(folder, database, certificates)
-        self.manager = Manager(folder, database, certificates)
+        trust = tempfile.mkdtemp(dir=folder)
+        for name in ("ca.pem", "ca.key"):
+            shutil.copy(certificates.path(name), trust)
+        self.manager = Manager(folder, database, certificates, sections=f"[trust]\n"
+                               f"folder={trust}\nnames=127.0.0.1 redoubt\n")
         self.services = [self.server, self.manager]
         for one in self.services:
             one.wait_note("READY=1", 10)
@@ -184,3 +190,77 @@ def test_a_task_is_done_once_though_the_server_changes(world, agent, database):
     assert sorted(finished) == sorted(r[0] for r in runs(database, agent))
     accepted = [row[3]["run"] for row in events(database, agent, "run_accepted")]
     assert sorted(accepted) == sorted(finished)
+
+
+# ---- who it is ----
+
+class OwnFiles:
+    """Certificates as an agent sees them: a copy of its own, for it replaces them."""
+
+    def __init__(self, certificates, folder, name):
+        self.folder = tempfile.mkdtemp(dir=folder)
+        for mine, theirs in (("one.pem", f"{name}.pem"), ("one.key", f"{name}.key"),
+                             ("ca.pem", "ca.pem")):
+            shutil.copy(certificates.path(theirs), os.path.join(self.folder, mine))
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def text(self, name):
+        with open(self.path(name), encoding="ascii") as file:
+            return file.read()
+
+
+def old_certificate(certificates, name, hours):
+    """A device whose certificate, for two days, was made so many hours ago."""
+    identity = certificates.device(name)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-CA", certificates.path("ca.pem"), "-CAkey", certificates.path("ca.key"),
+         "-keyout", certificates.path(f"{name}.key"), "-out", certificates.path(f"{name}.pem"),
+         "-days", "2", "-subj", f"/CN={name}", "-addext",
+         f"subjectAltName=URI:urn:uuid:{identity}", "-addext", "extendedKeyUsage=clientAuth",
+         "-addext", "basicConstraints=CA:false"], check=True, capture_output=True,
+        env=dict(os.environ, CLOCK_SHIFT_S=str(-3600 * hours),
+                 LD_PRELOAD=os.path.join(BUILD, "tests/contract/libclock_shift.so")))
+    return identity
+
+
+def test_a_certificate_is_renewed_without_a_person(folder, world, certificates, database):
+    identity = old_certificate(certificates, "aged", 40)
+    files = OwnFiles(certificates, folder, "aged")
+    old, key = files.text("one.pem"), files.text("one.key")
+    agent = Agent(folder, world.server, files).start()
+    try:
+        eventually(f"it has a new one\n{agent.status()}",
+                   lambda: files.text("one.pem") != old, 30)
+        assert files.text("one.key") != key, "a key of its own"
+        eventually("it is connected with it", lambda: agent.status().get("connected"))
+        status = agent.status()
+        assert status["device_id"] == identity and not status["identity"]["trying"]
+        eventually("the server knows", lambda: database.query(
+            "SELECT lower(serial) FROM redoubt.device WHERE id = %s", identity)
+                   == [(status["identity"]["serial"].lower(),)])
+        agent.stop()
+        agent.start()
+        eventually("it counts after a restart", lambda: agent.status().get("connected"))
+    finally:
+        agent.stop(signal.SIGKILL)
+
+
+def test_of_two_with_one_identity_one_gets_another(folder, world, certificates, database):
+    identity = certificates.device("twin")
+    agents = [Agent(folder, world.server, OwnFiles(certificates, folder, "twin")).start()
+              for _ in range(2)]
+    try:
+        def ids():
+            return {a.status().get("device_id") for a in agents}
+
+        eventually("they are two", lambda: len(ids()) == 2 and identity in ids(), 60)
+        eventually("both are connected",
+                   lambda: all(a.status().get("connected") for a in agents), 20)
+        assert len(database.query("SELECT 1 FROM redoubt.device WHERE id = ANY (%s::uuid[])",
+                                  list(ids()))) == 2
+    finally:
+        for agent in agents:
+            agent.stop(signal.SIGKILL)
