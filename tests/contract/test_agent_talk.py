@@ -619,3 +619,16 @@ def test_it_beats_when_there_is_nothing_to_say(make, server):
     time.sleep(3.5)
     beats = [m for m in server.messages[before:] if set(m) <= {1, 2, 4}]
     assert 2 <= len(beats) <= 4
+
+
+def test_status_is_readable_for_people(make, server):
+    digest, text = policy()
+    server.hello = [remote_config(digest, text)]
+    agent = make().start()
+    eventually("it is applied", lambda: (digest, APPLIED, "") in server.states(7))
+    done = subprocess.run([AGENT, "--config", agent.conf, "status"], capture_output=True,
+                          text=True, check=True)
+    lines = {line[:20].strip(): line[21:] for line in done.stdout.splitlines()}
+    assert lines["Policy"] == "applied" and lines["Policy in force"] == digest.hex()
+    assert lines["Connection"] == "connected" and lines["Events dropped"] == "0"
+    assert lines["Real-time protection"] in ("off", "notify", "block", "failed")

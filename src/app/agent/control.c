@@ -187,50 +187,60 @@ static ssize_t read_all(int fd, char *buf, size_t size)
     return (ssize_t)n;
 }
 
-static struct str value_of(struct str json, const char *key)
+/* The member at a path of keys, "a.b"; borrowed, NULL if there is none. */
+static const json_t *member(const json_t *root, const char *path)
 {
-    char quoted[64];
+    char key[64];
+    const char *dot;
 
-    (void)snprintf(quoted, sizeof(quoted), "\"%s\":", key);
-    const char *at = memmem(json.p, json.n, quoted, strlen(quoted));
-    if (!at)
-        return STR("?");
-    at += strlen(quoted);
-    const char *end = json.p + json.n;
-    bool text = *at == '"';
-    struct str v = { at + text, 0 };
-    while (v.p + v.n < end && (text ? v.p[v.n] != '"' : !strchr(",}\n", v.p[v.n])))
-        v.n++;
-    return v;
+    for (; root && (dot = strchr(path, '.')); path = dot + 1) {
+        (void)snprintf(key, sizeof(key), "%.*s", (int)(dot - path), path);
+        root = json_object_get(root, key);
+    }
+    return json_object_get(root, path);
+}
+
+static void print_line(const char *title, const json_t *v)
+{
+    if (json_is_integer(v))
+        printf("%-20s %" JSON_INTEGER_FORMAT "\n", title, json_integer_value(v));
+    else if (json_is_boolean(v))
+        printf("%-20s %s\n", title, json_is_true(v) ? "yes" : "no");
+    else
+        printf("%-20s %s\n", title, json_string_length(v) ? json_string_value(v) : "-");
 }
 
 /* For people: the values of our own JSON, a line each. */
-static void print_status(struct str json)
+static void print_status(const json_t *status)
 {
     static const struct {
-        const char *title, *key;
+        const char *title, *path;
     } lines[] = {
         { "Device", "device_id" },
         { "Server", "server" },
         { "Connection", "connection" },
-        { "Trouble", "trouble" },
-        { "Engine up", "up" },
-        { "Policy", "state" },
-        { "Real-time protection", "realtime" },
-        { "Open threats", "threats_open" },
-        { "Tasks", "open" },
-        { "Reports waiting", "pending" },
-        { "Reports stored", "acknowledged" },
-        { "Reports refused", "refused" },
-        { "Reports dropped", "dropped" },
         { "Epoch of the server", "epoch" },
+        { "Trouble", "trouble" },
+        { "Certificate", "identity.serial" },
+        { "Policy", "policy.state" },
+        { "Policy in force", "policy.in_force" },
+        { "Policy trouble", "policy.why" },
+        { "Engine up", "engine.up" },
+        { "Real-time protection", "protection.realtime" },
+        { "Open threats", "protection.threats_open" },
+        { "Tasks", "runs.open" },
+        { "Events waiting", "events.pending" },
+        { "Events stored", "events.acknowledged" },
+        { "Events refused", "events.refused" },
+        { "Events dropped", "events.dropped" },
+        { "Reports waiting", "reports.pending" },
+        { "Reports stored", "reports.acknowledged" },
+        { "Reports refused", "reports.refused" },
+        { "Reports dropped", "reports.dropped" },
     };
 
-    for (size_t i = 0; i < LEN(lines); i++) {
-        struct str v = value_of(json, lines[i].key);
-
-        printf("%-20s %.*s\n", lines[i].title, v.n ? (int)v.n : 1, v.n ? v.p : "-");
-    }
+    for (size_t i = 0; i < LEN(lines); i++)
+        print_line(lines[i].title, member(status, lines[i].path));
 }
 
 int control_status(const struct agent_conf *conf, bool json)
@@ -254,9 +264,15 @@ int control_status(const struct agent_conf *conf, bool json)
                 path, n == 0 ? "no answer" : strerrordesc_np(e));
         return 1;
     }
+    json_t *status = json_loadb(buf, (size_t)n, 0, NULL);
+    if (!status) {
+        fprintf(stderr, "redoubt-agent: the agent's answer is cut off\n");
+        return 1;
+    }
     if (json)
         printf("%.*s", (int)n, buf);
     else
-        print_status((struct str){ buf, (size_t)n });
+        print_status(status);
+    json_decref(status);
     return ferror(stdout) ? 1 : 0;
 }
