@@ -275,7 +275,8 @@ $$;
 
 -- Writes redoubt.effective anew for the groups from `top` down.  Devices whose rules of
 -- status changed are judged soon (judge_stale).  Returns how many groups changed.
-CREATE FUNCTION redoubt.recompute(top uuid) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+CREATE FUNCTION redoubt.recompute(top uuid) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET jit = off AS $$
 DECLARE
     others  text[] := (SELECT array_agg(s.key) FROM redoubt.setting s
                        WHERE s.key NOT LIKE 'status.%');
@@ -475,7 +476,7 @@ ROWS 20 LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    WITH f AS (
+    WITH f AS MATERIALIZED (
         SELECT d.id, d.state, d.last_seen, d.policy_state, d.policy_error,
                d.description IS NOT NULL AS told,
                redoubt.fact_text(d.description, 'protection.engine') AS engine,
