@@ -130,6 +130,11 @@ def test_the_socket_is_for_root_and_its_group(manager):
     assert mode in (0o600, 0o660)
 
 
+def test_another_method_is_told_which_there_are(manager):
+    answer = manager.call("PUT", "/v1/groups", "{}")
+    assert answer.error() == (405, "method") and answer.headers["Allow"] == "GET, POST"
+
+
 # --- TLS --------------------------------------------------------------------------------------
 
 

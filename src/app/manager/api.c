@@ -85,6 +85,8 @@ void api_refuse(struct asked *a, unsigned status, const struct http_error *e)
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
     json_decref(o);
+    if (a->allow)
+        http_reply_header(&r, "Allow", a->allow);
     if (status == 401)
         http_reply_header(&r, "WWW-Authenticate", "Bearer");
     if (status == 503 || status == 429)

@@ -34,6 +34,7 @@ struct asked {
     int64_t if_match, if_none_match; /* version; -1: none */
     uint64_t wait_until_ms, told;    /* of a long poll; 0: it does not wait */
     bool waiting;                    /* for events */
+    const char *allow;               /* with 405: the methods; borrowed for the answer */
     void *own;                       /* for routes served in C */
 };
 

@@ -278,6 +278,16 @@ static bool take_path(struct asked *a, const char *const pieces[], size_t count)
     return true;
 }
 
+static void wrong_method(struct asked *a, const char *const pieces[], size_t count)
+{
+    char methods[64], text[96];
+
+    route_methods(pieces, count, methods, sizeof(methods));
+    (void)snprintf(text, sizeof(text), "This address has: %s.", methods);
+    a->allow = methods;
+    refuse(a, 405, "method", "Not this way", text);
+}
+
 static void serve(struct asked *a, const struct http_request *req)
 {
     const char *pieces[ROUTE_PIECES_MAX];
@@ -286,9 +296,7 @@ static void serve(struct asked *a, const struct http_request *req)
 
     switch (route_find(req->method, pieces, count, &a->route)) {
     case ROUTE_OK: break;
-    case ROUTE_METHOD:
-        refuse(a, 405, "method", "Not this way", "This address has other methods.");
-        return;
+    case ROUTE_METHOD: wrong_method(a, pieces, count); return;
     case ROUTE_UNKNOWN:
         api_refuse(a, 404,
                    &(struct http_error){ "no_route", "There is no such address",

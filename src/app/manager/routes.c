@@ -123,6 +123,16 @@ enum route_found route_find(const char *method, const char *const pieces[], size
     return found;
 }
 
+void route_methods(const char *const pieces[], size_t count, char *buf, size_t size)
+{
+    struct text t;
+
+    text_init(&t, buf, size);
+    for (size_t i = 0; i < LEN(table); i++)
+        if (matches(&table[i], pieces, count))
+            text_add(&t, t.n > 0 ? ", %s" : "%s", table[i].method);
+}
+
 const char *route_parameter(const struct route *r, size_t i, char buf[32])
 {
     const char *p = r->pattern;

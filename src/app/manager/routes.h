@@ -36,6 +36,8 @@ enum route_found { ROUTE_OK, ROUTE_UNKNOWN, ROUTE_METHOD };
 /* pieces: of the path, decoded.  ROUTE_METHOD: *out is a route with another method. */
 enum route_found route_find(const char *method, const char *const pieces[], size_t count,
                             const struct route **out);
+/* The methods that this address has: "GET, PATCH". */
+void route_methods(const char *const pieces[], size_t count, char *buf, size_t size);
 /* Piece i of the pattern is "{name}": name, else NULL. */
 const char *route_parameter(const struct route *r, size_t i, char buf[32]);
 /* Is it one of the parameters of the query? */

@@ -29,7 +29,7 @@ enum {
     HTTP_CONNECTIONS_MAX = 64,
     HTTP_IDLE_S = 5,
     HTTP_BODIES_MAX = 16 * 1024 * 1024, /* of all connections together */
-    HTTP_HEADERS_MAX = 4,
+    HTTP_REPLY_HEADERS_MAX = 4,
     HTTP_HEADER_VALUE = 128,
     HTTP_ADDRESS = 48,
 };
@@ -57,7 +57,7 @@ struct http_reply {
     struct {
         const char *name; /* static */
         char value[HTTP_HEADER_VALUE];
-    } headers[HTTP_HEADERS_MAX];
+    } headers[HTTP_REPLY_HEADERS_MAX];
     size_t header_count;
 };
 

@@ -44,7 +44,7 @@ size_t http_path_split(const char *target, char *buf, size_t size, const char *p
 
 void http_reply_header(struct http_reply *out, const char *name, const char *value)
 {
-    CHECK(out->header_count < HTTP_HEADERS_MAX);
+    CHECK(out->header_count < HTTP_REPLY_HEADERS_MAX);
     size_t n = strlen(value);
 
     if (n >= HTTP_HEADER_VALUE)
