@@ -350,7 +350,7 @@ BEGIN
         SELECT 'enabled: must be true or false'
         WHERE body ? 'enabled' AND jsonb_typeof(body -> 'enabled') <> 'boolean') AS x (p);
     IF problems IS NOT NULL THEN
-        PERFORM redoubt.api_refuse(422, 'The task is not valid', array_to_string(problems, E'\n'),
+        PERFORM redoubt.api_refuse(400, 'The task is not valid', array_to_string(problems, E'\n'),
                                    'Correct it, and send it again.', 'task_invalid');
     END IF;
     IF t ? 'group' THEN

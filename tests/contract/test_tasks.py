@@ -236,12 +236,12 @@ def test_bad_tasks_are_refused_with_the_path(session, change, path):
     body = dict(SCAN, target={"devices": [session.device()]}, **change) if not (
         set(change) & {"target", "name", "type", "params"}) else dict(
             dict(SCAN, target={"devices": [session.device()]}), **change)
-    lines = session.refused("api_task_create", "RH422", body=body)
+    lines = session.refused("api_task_create", "RH400", body=body)
     assert path in [line.split(":")[0] for line in lines], lines
 
 
 def test_all_problems_are_told_at_once(session):
-    lines = session.refused("api_task_create", "RH422", body={"name": 1, "type": "x"})
+    lines = session.refused("api_task_create", "RH400", body={"name": 1, "type": "x"})
     assert [line.split(":")[0] for line in lines] == ["name", "type", "target"]
 
 
@@ -252,7 +252,7 @@ def test_patch_delete_and_audit(session):
     assert after["version"] == before["version"] + 1
     assert after["body"] == dict(before["body"], priority=9, version=2,
                                  changed_at=after["body"]["changed_at"])
-    session.refused("api_task_patch", "RH422", body={"priority": "high"}, path={"id": task})
+    session.refused("api_task_patch", "RH400", body={"priority": "high"}, path={"id": task})
     other = session.task([session.device()])
     session.refused("api_task_patch", "RH409", body={"name": after["body"]["name"]},
                     path={"id": other})
@@ -300,7 +300,7 @@ def test_targets(session):
         session.api("api_task_delete", path={"id": task})
     # An actor limited to the group below reaches no further, whatever it asks for.
     small = dict(events.ADMIN, scope=[sub])
-    session.refused("api_task_create", "RH422", actor=small,
+    session.refused("api_task_create", "RH400", actor=small,
                     body=dict(SCAN, target={"devices": [one]}))
     body = dict(SCAN, name="small", target={"select": {"tag": "blue"}})
     task = session.api("api_task_create", body=body, actor=small)["body"]["id"]
