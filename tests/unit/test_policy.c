@@ -232,6 +232,18 @@ static void errors_are_counted_beyond_those_that_are_told(void **state)
     assert_int_equal(strlen(errors.at[0].path), POLICY_KEY_MAX - 1);
 }
 
+static void add_row(struct CMUnitTest tests[], char names[][40], size_t *n,
+                    CMUnitTestFunction holds, const struct row *row)
+{
+    (void)snprintf(names[*n], 40, "%s %zu is %s",
+                   holds == document_holds ? "document" : "text", *n,
+                   row->why ? "refused" : "good");
+    tests[*n] = (struct CMUnitTest){ .name = names[*n],
+                                     .test_func = holds,
+                                     .initial_state = (void *)(uintptr_t)row };
+    (*n)++;
+}
+
 int main(void)
 {
     static const struct CMUnitTest singles[] = {
@@ -246,15 +258,9 @@ int main(void)
     size_t n = 0;
 
     for (size_t i = 0; i < LEN(documents); i++)
-        tests[n++] =
-            (struct CMUnitTest){ .name = names[n],
-                                 .test_func = document_holds,
-                                 .initial_state = (void *)(uintptr_t)&documents[i] };
+        add_row(tests, names, &n, document_holds, &documents[i]);
     for (size_t i = 0; i < LEN(settings); i++)
-        tests[n++] =
-            (struct CMUnitTest){ .name = names[n],
-                                 .test_func = settings_hold,
-                                 .initial_state = (void *)(uintptr_t)&settings[i] };
+        add_row(tests, names, &n, settings_hold, &settings[i]);
     for (size_t i = 0; i < LEN(singles); i++)
         tests[n++] = singles[i];
     return cmocka_run_group_tests_name("policy", tests, NULL, NULL);
