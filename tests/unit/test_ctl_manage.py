@@ -152,6 +152,9 @@ def test_it_gives_up_and_says_that_it_may_be_done(api):
     api.say("GET", "/v1/groups", NOT_ACTIVE)
     out = run("group", "list", "--timeout", "1", "--json", api=api, code=5).stdout
     assert json.loads(out)["error"]["id"] == "not_active"
+    api.say("GET", "/v1/groups", (503, {"error": {"id": "busy", "title": "It took too long"}}))
+    err = run("group", "list", "--timeout", "1", api=api, code=1).stderr
+    assert "did not manage it in time\n  It took too long." in err
 
 
 def test_the_node_that_is_active_is_named(api, tmp_path):

@@ -208,9 +208,11 @@ static enum tried evaluate(struct ctl *c, struct request *r, const struct http_a
         return TRIED_DONE;
     }
     if (a->status == 429 || a->status == 502 || a->status == 503 || a->status == 504) {
-        (void)snprintf(r->last, sizeof(r->last), "%s",
-                       ctl_str(json_object_get(j, "error"), "title", "not now"));
-        *ret = CTL_NOT_ACTIVE;
+        const json_t *e = json_object_get(j, "error");
+
+        (void)snprintf(r->last, sizeof(r->last), "%s", ctl_str(e, "title", "not now"));
+        *ret =
+            strcmp(ctl_str(e, "id", ""), "not_active") == 0 ? CTL_NOT_ACTIVE : CTL_FAILED;
         json_decref(j);
         return TRIED_AGAIN;
     }
@@ -308,15 +310,23 @@ static int not_here(struct ctl *c, const struct request *r, const char *other)
 static int gave_up(struct ctl *c, const struct request *r, int exit)
 {
     char text[500];
+    struct ctl_problem p = {
+        .id = "server_unreachable",
+        .title = "The server cannot be reached",
+        .text = text,
+        .suggestion = "redoubt status on a node shows who is active and what is missing.",
+    };
 
     (void)snprintf(text, sizeof(text), "%s.%s", r->last, r->maybe ? maybe_done : "");
-    return ctl_fail(
-        c, exit,
-        &(struct ctl_problem){
-            exit == CTL_NOT_ACTIVE ? "not_active" : "server_unreachable",
-            exit == CTL_NOT_ACTIVE ? "No active server answers"
-                                   : "The server cannot be reached",
-            text, "redoubt status on a node shows who is active and what is missing." });
+    if (exit == CTL_NOT_ACTIVE) {
+        p.id = "not_active";
+        p.title = "No active server answers";
+    } else if (exit == CTL_FAILED) {
+        p.id = "busy";
+        p.title = "The server did not manage it in time";
+        p.suggestion = "Try again later, or ask for less at once.";
+    }
+    return ctl_fail(c, exit, &p);
 }
 
 /* May it be tried again?  Otherwise *ret is the exit code, and the reason is printed. */
