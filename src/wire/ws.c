@@ -1,5 +1,7 @@
 #include "wire/ws.h"
 
+#include "wire/uuid.h"
+
 struct head {
     bool fin;
     uint8_t op;
@@ -108,8 +110,12 @@ static void close_frame(struct ws_event *out, struct str payload)
         (code >= 3000 && code <= 4999);
     if (!known)
         fail(out, WS_CLOSE_PROTOCOL, "close frame with a wrong code");
+    else if (!text_is_utf8((struct str){ payload.p + 2, payload.n - 2 }))
+        fail(out, WS_CLOSE_PROTOCOL, "close frame with a reason that is not text");
     else
-        *out = (struct ws_event){ .kind = WS_CLOSE, .code = code };
+        *out = (struct ws_event){ .kind = WS_CLOSE,
+                                  .code = code,
+                                  .data = { payload.p + 2, payload.n - 2 } };
 }
 
 static void control_frame(struct ws_event *out, uint8_t op, struct str payload)

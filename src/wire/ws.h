@@ -48,7 +48,7 @@ enum ws_kind { WS_MORE, WS_MESSAGE, WS_PING, WS_PONG, WS_CLOSE, WS_FAIL };
 
 struct ws_event {
     enum ws_kind kind;
-    struct str data;    /* MESSAGE, PING, PONG: borrowed */
+    struct str data;    /* MESSAGE, PING, PONG, CLOSE (the peer's words): borrowed */
     uint16_t code;      /* CLOSE: the peer's; FAIL: ours to send */
     const char *reason; /* FAIL: what was wrong */
 };

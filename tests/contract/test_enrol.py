@@ -285,6 +285,13 @@ def test_a_wrong_configuration_is_left_alone(computer, manager):
     assert computer.conf.read_text() == text
 
 
+def test_folders_are_made(computer, manager, tmp_path):
+    text = computer.conf.read_text().replace(f"{tmp_path}/in/", f"{tmp_path}/a/b/c/")
+    computer.conf.write_text(text)
+    computer.enrol(token(manager)["token"])
+    assert sorted(os.listdir(tmp_path / "a/b/c")) == ["ca.pem", "device.key", "device.pem"]
+
+
 def test_the_address_of_the_server_is_replaced(computer, manager):
     computer.conf.write_text(computer.conf.read_text().replace("[agent]\n",
                                                                "[agent]\n server=old:1\n"))

@@ -51,7 +51,30 @@ static enum err own_as_folder(const char *path, int fd, struct err_info *info)
     return ERR_OK;
 }
 
-/* Makes the folder of path, and syncs it if `sync`. */
+/* Makes a folder and those above it that are missing. */
+static enum err make_folder(char *folder, struct err_info *info)
+{
+    for (char *p = folder + 1;; p++) {
+        char was = *p;
+
+        if (was != '/' && was != '\0')
+            continue;
+        *p = '\0';
+        if (mkdir(folder, 0700) == 0) {
+            enum err e = own_as_folder(folder, -1, info);
+
+            if (e != ERR_OK)
+                return e;
+        } else if (errno != EEXIST) {
+            return err_set(info, ERR_IO, errno, "make %s", folder);
+        }
+        *p = was;
+        if (was == '\0')
+            return ERR_OK;
+    }
+}
+
+/* Makes the folder of path; or, if it is there, `sync`s it. */
 static enum err folder_of(const char *path, bool sync, struct err_info *info)
 {
     char folder[CONF_PATH + 8];
@@ -62,11 +85,8 @@ static enum err folder_of(const char *path, bool sync, struct err_info *info)
     if (!slash || slash == folder)
         return ERR_OK;
     *slash = '\0';
-    if (!sync) {
-        if (mkdir(folder, 0700) == 0)
-            return own_as_folder(folder, -1, info);
-        return errno == EEXIST ? ERR_OK : err_set(info, ERR_IO, errno, "make %s", folder);
-    }
+    if (!sync)
+        return make_folder(folder, info);
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) != 0)
         e = err_set(info, ERR_IO, errno, "sync %s", folder);

@@ -18,6 +18,7 @@ enum {
     RETRY_MAX_MS = 30000,
     RETRY_LEAST_MS = 1000,  /* the smallest bound that a server can set */
     SLOW_CONNECT_MS = 5000, /* once attempts are rare, each has more time */
+    UNWANTED_MS = 30000, /* to twice of it: until a device comes that was turned away */
     OUT_MAX = 1 << 20
 };
 
@@ -200,11 +201,30 @@ void link_shut(struct link *l)
     (void)sd_event_source_set_enabled(l->timer, SD_EVENT_OFF);
 }
 
+/* The server has ended it.  Who is not wanted (revoked, or floods) is told so with 1008, and
+ * does not come again at once. */
+static void closed(struct link *l, const struct ws_event *ev)
+{
+    bool unwanted = ev->code == WS_CLOSE_POLICY;
+    char why[200];
+
+    if (ev->data.n > 0)
+        (void)snprintf(why, sizeof(why), "closed by the server: %.*s (%u)",
+                       (int)ev->data.n, ev->data.p, ev->code);
+    else
+        (void)snprintf(why, sizeof(why), "closed by the server with code %u", ev->code);
+    link_break(l, why);
+    if (!unwanted || l->state != LINK_WAITING)
+        return;
+    uint32_t wait = UNWANTED_MS + random_below(UNWANTED_MS);
+    l->due_ms = now_ms() + wait;
+    tick_in(l, wait);
+}
+
 static void frames(struct link *l)
 {
     while (l->state == LINK_OPEN) {
         struct ws_event ev;
-        char why[80];
 
         ws_pull(&l->ws, &ev);
         switch (ev.kind) {
@@ -212,11 +232,7 @@ static void frames(struct link *l)
         case WS_MESSAGE: l->hooks.message(l->hooks.arg, ev.data); break;
         case WS_PING: frame_send(l, WS_OP_PONG, ev.data.p, ev.data.n); break;
         case WS_PONG: break;
-        case WS_CLOSE:
-            (void)snprintf(why, sizeof(why), "closed by the server with code %u",
-                           ev.code);
-            link_break(l, why);
-            return;
+        case WS_CLOSE: closed(l, &ev); return;
         case WS_FAIL: link_break(l, ev.reason); return;
         }
     }

@@ -8,7 +8,7 @@
 #include "app/server/push.h"
 #include "sys/log/log.h"
 
-enum { READS_A_TURN = 16, OUT_FIRST = 2048, GOODBYE_BYTES = 2 };
+enum { READS_A_TURN = 16, OUT_FIRST = 2048, GOODBYE_BYTES = 125 };
 
 static_assert(sizeof(((struct server *)0)->scratch) >= WS_BUFFER(OPAMP_MESSAGE_MAX),
               "the scratch buffer takes a whole message");
@@ -176,11 +176,14 @@ void conn_send(struct conn *c, const uint8_t *bytes, size_t n)
 void conn_goodbye(struct conn *c, enum ws_close_code code, const char *why)
 {
     uint8_t payload[GOODBYE_BYTES] = { (uint8_t)(code >> 8), (uint8_t)code };
+    size_t n = strnlen(why, sizeof(payload) - 2);
+
+    memcpy(payload + 2, why, n);
 
     log_event(LOG_LEVEL_DEBUG, "device_goodbye", log_str("peer", c->peer),
               log_u64("code", code), log_str("why", why));
     if (c->state == CONN_WS)
-        frame_put(c, WS_OP_CLOSE, payload, sizeof(payload), true);
+        frame_put(c, WS_OP_CLOSE, payload, n + 2, true);
     else
         conn_close(c, why);
 }
