@@ -358,9 +358,10 @@ DECLARE
 BEGIN
     IF groups IS NOT NULL THEN
         PERFORM redoubt.check_epoch();
-        PERFORM 1 FROM redoubt.device d
-        WHERE d.group_id = ANY (groups) ORDER BY d.id FOR NO KEY UPDATE;
-        UPDATE redoubt.device d SET status_due = now() WHERE d.group_id = ANY (groups);
+        -- In the order of ids, as everybody locks devices; and none but those.
+        WITH mine AS (SELECT d.id FROM redoubt.device d WHERE d.group_id = ANY (groups)
+                      ORDER BY d.id FOR NO KEY UPDATE)
+        UPDATE redoubt.device d SET status_due = now() FROM mine m WHERE d.id = m.id;
         GET DIAGNOSTICS n = ROW_COUNT;
     END IF;
     RETURN n;

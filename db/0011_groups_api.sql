@@ -607,7 +607,7 @@ DECLARE
     before redoubt.device;
     d      redoubt.device;
 BEGIN
-    PERFORM redoubt.check_epoch();
+    PERFORM redoubt.lock_tree(); -- a policy that changes now either sees it moved, or waits
     PERFORM 1 FROM redoubt.device x WHERE x.id = redoubt.as_uuid(path ->> 'id')
     FOR NO KEY UPDATE;
     before := redoubt.api_device(actor, path, 'operator');
