@@ -99,7 +99,7 @@ struct agent {
     /* what is known */
     struct clamav_state engine, told; /* now; as in the last report */
     bool has_engine, has_told;
-    uint64_t now_ms, report_due_ms, start_unix_us;
+    uint64_t now_ms, start_ms, report_due_ms, start_unix_us;
     /* the conversation */
     uint64_t sequence;      /* of the last AgentToServer */
     uint64_t sent_seq;      /* reports up to here are on their way or done */

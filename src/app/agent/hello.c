@@ -42,6 +42,8 @@ static void add_facts(struct agent *a, struct opamp_agent *m)
 
     protect_facts(a->protect, &f);
     a->facts_changed = false;
+    if (!f.engine_known)
+        return; /* nothing is better than something wrong */
     opamp_add_text(&m->other, STR("protection.engine"),
                    f.engine_up ? STR("running") : STR("down"));
     opamp_add_text(&m->other, STR("protection.engine.version"), str_of(f.engine_version));

@@ -74,6 +74,7 @@ static void trial_begin(struct agent *a, const char *server)
     trial_end(a);
     (void)snprintf(a->offer.server, sizeof(a->offer.server), "%s", server);
     (void)snprintf(conf.server, sizeof(conf.server), "%s", server);
+    conf.fast_retry_ms = 0; /* nobody waits for it */
     if (link_new(a->event, &conf, a->creds, &hooks, &a->offer.trial, &info) != ERR_OK) {
         tell(a, OPAMP_FAILED, info.what);
         return;

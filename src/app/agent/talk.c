@@ -7,7 +7,12 @@
 #include "app/agent/payload.h"
 #include "sys/log/log.h"
 
-enum { ANSWER_MS = 15000, BAD_REQUEST_HOLD_MS = 30000, UNSENT_MAX = 128 * 1024 };
+enum {
+    LOOK_MS = 3000,
+    ANSWER_MS = 15000,
+    BAD_REQUEST_HOLD_MS = 30000,
+    UNSENT_MAX = 128 * 1024
+};
 
 #define CAPABILITIES                                                                     \
     (OPAMP_REPORTS_STATUS | OPAMP_REPORTS_HEALTH | OPAMP_REPORTS_HEARTBEAT |             \
@@ -58,9 +63,15 @@ static bool awaited(const struct agent *a)
            a->ev.waiting[EVENT_NORMAL];
 }
 
+/* Who has just begun has not looked at the engine yet, and would be judged by that. */
+static bool has_looked(const struct agent *a)
+{
+    return a->has_engine || a->now_ms - a->start_ms > LOOK_MS;
+}
+
 bool talk_open(const struct agent *a)
 {
-    return !a->holding && link_state(a->link) == LINK_OPEN &&
+    return !a->holding && has_looked(a) && link_state(a->link) == LINK_OPEN &&
            link_unsent(a->link) < UNSENT_MAX && !(a->careful && awaited(a));
 }
 
