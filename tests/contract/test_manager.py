@@ -203,7 +203,10 @@ def test_what_is_too_long_is_refused_unread(manager):
     reply = head_only(manager, "PUT /v1/groups/x/policy HTTP/1.1\r\nContent-Length: 1100000")
     assert reply.startswith("HTTP/1.1 413 ") and "1024 KiB" in reply
     body = json.dumps({"settings": {"x" * 900000: 1}})
-    assert manager.call("PUT", "/v1/groups/%2F/policy", body).status != 413
+    token = manager.token("administrator")["token"]
+    for who in (None, token):
+        assert manager.call("PUT", "/v1/groups/%2F/policy", body, who).error() == (
+            422, "policy_invalid")
 
 
 def test_a_client_may_go_away_while_it_waits(manager, database):
