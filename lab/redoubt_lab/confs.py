@@ -5,13 +5,21 @@ ACK_LOG = "/var/log/redoubt-lab/acks"
 WWW = "/srv/redoubt/www"
 MARKER = "REDOUBT-LAB-MARKER"      # harmless; our own signature finds it
 
+CLAMD_CONF = "/etc/clamav/redoubt-lab.conf"
 CLAMD = """Foreground yes
 User clamav
 LocalSocket /run/clamav/clamd.ctl
 LocalSocketMode 666
 DatabaseDirectory /var/lib/redoubt-lab/clamav
+# What follows is written by redoubt-agent from the policy of the server.
+MaxFileSize 100M
+MaxScanSize 400M
+MaxRecursion 17
+ScanArchive yes
+AlertExceedsMax no
+DetectPUA no
 MaxThreads 2
-"""
+"""  # as the agent leaves it with the policy by default: no restart of clamd at its first start
 SIGNATURES = f"Redoubt.Lab.Marker:0:*:{MARKER.encode().hex()}\n"
 
 POSTGRES = """
@@ -63,6 +71,8 @@ def agent(lab, host):
         "ca": "/etc/redoubt/agent-ca.pem",
         "spool": "/var/lib/redoubt-agent/spool.db",
         "clamd": "/run/clamav/clamd.ctl",
+        "clamd_conf": CLAMD_CONF,
+        "engine_restart": "pkill -x clamd",  # the host starts it again
         "report_ms": lab.report_ms,
     }})
 
@@ -88,7 +98,7 @@ def node_sections(lab, host):
                                "order": 3, **service},
         "service agent": {"exec": f"{libexec}/redoubt-agent", "standby": "always", "order": 4,
                           "arguments": f"--config /etc/redoubt/agent.conf --ack-log {NODE_ACKS}",
-                          **service},
+                          **service, "user": "root"},
         "server": {"listen": f"[::]:{plan.SERVER_PORT}"},
         "trust": {"names": pki.server_names()},
         "web": {"http": f"[::]:{plan.HTTP_PORT}", "https": f"[::]:{plan.HTTPS_PORT}",

@@ -51,11 +51,11 @@ def _dbms(lab):
 
 def _engine(role):
     """A real ClamAV engine with a database of our own."""
-    role.files["/etc/clamav/redoubt-lab.conf"] = (confs.CLAMD, 0o644, None)
+    role.files[confs.CLAMD_CONF] = (confs.CLAMD, 0o644, None)
     role.files["/var/lib/redoubt-lab/clamav/lab.ndb"] = (confs.SIGNATURES, 0o644, None)
     role.folders.append(("/run/clamav", _ids("clamav")))
     role.units.append({"name": "clamd", "restart_s": 1.0,
-                       "argv": ["clamd", "--config-file=/etc/clamav/redoubt-lab.conf"]})
+                       "argv": ["clamd", f"--config-file={confs.CLAMD_CONF}"]})
 
 
 def _made(lab, name):

@@ -92,6 +92,7 @@ class Agent:
                   "certificate": certificates.path("one.pem"),
                   "key": certificates.path("one.key"), "ca": certificates.path("ca.pem"),
                   "spool": os.path.join(self.folder, "spool.db"), "clamd": clamd,
+                  "state_dir": os.path.join(self.folder, "state"),
                   "report_ms": 100, **settings}
         with open(self.conf, "w", encoding="ascii") as file:
             file.write("[agent]\n" + "".join(f"{k}={v}\n" for k, v in values.items())

@@ -61,6 +61,9 @@ class Engine:
         self.restart = os.path.join(folder, "restart")
         put(self.restart, f"#!/bin/sh\nkill $(cat {self.pid_file})\n".encode())
         os.chmod(self.restart, 0o755)
+        self.begin()
+
+    def begin(self):
         self.wanted = True
         self.process = None
         self.thread = threading.Thread(target=self.keep, daemon=True)
@@ -622,6 +625,18 @@ def test_notify_takes_what_is_written(watched):
     good = put(os.path.join(watched.top, "good"), b"nothing")
     time.sleep(0.5)
     assert os.path.exists(good) and len(watched.events("threat_found")) == 1
+
+
+def test_what_is_written_while_the_engine_is_away_is_not_forgotten(watched, engine):
+    watch(watched, "notify")
+    engine.wanted = False
+    engine.kill()
+    engine.thread.join()
+    paths = [put(os.path.join(watched.top, f"evil{n}"), MARKER + b"%d" % n) for n in range(100)]
+    time.sleep(1)
+    engine.begin()
+    eventually("all are taken", lambda: not any(os.path.exists(p) for p in paths), 40)
+    assert len(watched.events("threat_cured")) == 100
 
 
 def test_block_refuses_the_open(watched):

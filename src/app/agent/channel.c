@@ -35,7 +35,9 @@ enum err channel_send(int fd, json_t *message, int pass, bool wait)
         n = sendmsg(fd, &m, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
     while (n < 0 && errno == EINTR);
     if (n < 0)
-        e = errno == EAGAIN ? ERR_TIMEOUT : errno == EMSGSIZE ? ERR_LIMIT : ERR_CLOSED;
+        e = errno == EAGAIN || errno == ETOOMANYREFS ? ERR_TIMEOUT
+            : errno == EMSGSIZE                      ? ERR_LIMIT
+                                                     : ERR_CLOSED;
     free(text);
     return e;
 }

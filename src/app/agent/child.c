@@ -17,6 +17,7 @@ struct child {
     sd_event_source *end, *io; /* each owns its descriptor */
     int fd;                    /* of io */
     pid_t pid;
+    bool held;
     bool closed;         /* the channel has ended */
     bool busy, unwanted; /* a hook runs; and it has freed us meanwhile */
 };
@@ -49,7 +50,7 @@ static bool deliver(struct child *c)
     int fd;
 
     c->busy = true;
-    while (!c->unwanted && !c->closed) {
+    while (!c->unwanted && !c->closed && !c->held) {
         enum err e = channel_receive(c->fd, &m, &fd, false);
 
         if (e == ERR_TIMEOUT)
@@ -174,6 +175,15 @@ bool child_send(struct child *c, json_t *message, int fd)
 void child_finish(struct child *c)
 {
     (void)shutdown(c->fd, SHUT_WR);
+}
+
+void child_hold(struct child *c, bool held)
+{
+    if (c->held == held)
+        return;
+    c->held = held;
+    (void)sd_event_source_set_enabled(c->io,
+                                      held || c->closed ? SD_EVENT_OFF : SD_EVENT_ON);
 }
 
 pid_t child_pid(const struct child *c)

@@ -33,6 +33,8 @@ void child_free(struct child *c);
 bool child_send(struct child *c, json_t *message, int fd);
 /* No more jobs: it ends when it is done. */
 void child_finish(struct child *c);
+/* While it is held no message of it is taken; its own sends wait or are refused. */
+void child_hold(struct child *c, bool held);
 pid_t child_pid(const struct child *c);
 
 #endif

@@ -31,6 +31,7 @@ enum {
     WATCH_MS = 3000, /* a listener silent for so long is killed */
     BEAT_MS = 300,
     SLOTS_MAX = 64,
+    TRIES_MAX = 3,
     ANSWER_MS = 60000, /* a verdict that comes later is not waited for */
     RETRY_MS = 1000,   /* for a clamd that is away */
     MARK_MS = 15000,   /* mounts may come */
@@ -50,9 +51,11 @@ struct known {
 struct slot {
     bool used, waiting; /* waiting: the kernel wants an answer */
     int fd;
-    uint32_t number;
+    uint32_t number; /* of the question; 0: to be asked when there is an engine */
+    unsigned tries;
     uint64_t asked_us;
     struct stat st;
+    char threat[CLAMD_NAME_MAX]; /* found, and to be told; else "" */
 };
 
 struct watch {
@@ -126,17 +129,25 @@ static void release(const struct watch *w, struct slot *s, bool allow)
     s->used = false;
 }
 
-/* Everybody who waits may go on: there is no engine to ask. */
+/* Everybody who waits may go on: there is no engine to ask.  It is asked later. */
 static void lose_session(struct watch *w)
 {
     clamav_session_close(w->session);
     w->session = NULL;
     w->retry_us = worker_now_us() + RETRY_MS * 1000u;
-    for (unsigned i = 0; i < SLOTS_MAX; i++)
-        if (w->slots[i].used) {
-            w->lost++;
-            release(w, &w->slots[i], true);
-        }
+    for (unsigned i = 0; i < SLOTS_MAX; i++) {
+        struct slot *s = &w->slots[i];
+
+        if (!s->used || s->threat[0])
+            continue;
+        if (s->waiting)
+            answer(w, s->fd, true);
+        w->lost += s->waiting;
+        s->waiting = false;
+        s->number = 0;
+        if (++s->tries == TRIES_MAX) /* it may be what ends the engine */
+            release(w, s, true);
+    }
 }
 
 static bool path_of(int fd, char *out, size_t size)
@@ -159,16 +170,13 @@ static bool is_allowed(const struct watch *w, int fd)
            quarantine_is_allowed(w->quarantine, sha256);
 }
 
-static void found(struct watch *w, const struct slot *s, const char *threat)
+/* The descriptor says where: a path may be no UTF-8.  The agent may be busy: later then. */
+static void tell(const struct watch *w, struct slot *s)
 {
-    char path[QUARANTINE_PATH_MAX];
+    json_t *m = json_pack("{s:s,s:s}", "t", "found", "threat", s->threat);
 
-    if (!path_of(s->fd, path, sizeof(path)))
-        return;
-    json_t *m = json_pack("{s:s,s:s}", "t", "found", "threat", threat);
-    /* Bytes that are no UTF-8 cannot travel as JSON: the path comes by the descriptor. */
-    if (channel_send(CHANNEL_FD, m, s->fd, false) != ERR_OK)
-        w->untold++;
+    if (channel_send(CHANNEL_FD, m, s->fd, false) != ERR_TIMEOUT)
+        release(w, s, false);
 }
 
 static void take_verdict(struct watch *w, struct slot *s, const struct clamd_verdict *v)
@@ -177,9 +185,15 @@ static void take_verdict(struct watch *w, struct slot *s, const struct clamd_ver
 
     if (v->found == CLAMD_CLEAN || v->found == CLAMD_FOUND)
         remember(w, &s->st, bad);
-    if (bad)
-        found(w, s, v->text);
-    release(w, s, !bad);
+    if (!bad) {
+        release(w, s, true);
+        return;
+    }
+    if (s->waiting)
+        answer(w, s->fd, false);
+    s->waiting = false;
+    (void)snprintf(s->threat, sizeof(s->threat), "%s", v->text);
+    tell(w, s);
 }
 
 static void take_answers(struct watch *w)
@@ -193,7 +207,8 @@ static void take_answers(struct watch *w)
             return;
         }
         for (unsigned i = 0; number != 0 && i < SLOTS_MAX; i++)
-            if (w->slots[i].used && w->slots[i].number == number)
+            if (w->slots[i].used && !w->slots[i].threat[0] &&
+                w->slots[i].number == number)
                 take_verdict(w, &w->slots[i], &v);
     }
 }
@@ -211,7 +226,8 @@ static void check_deadlines(struct watch *w)
             s->waiting = false;
             w->late++;
         }
-        if (s->used && now - s->asked_us > ANSWER_MS * 1000u) {
+        if (s->used && s->number != 0 && !s->threat[0] &&
+            now - s->asked_us > ANSWER_MS * 1000u) {
             lose_session(w);
             return;
         }
@@ -279,6 +295,15 @@ static struct slot *free_slot(struct watch *w)
     return NULL;
 }
 
+static size_t free_slots(const struct watch *w)
+{
+    size_t n = 0;
+
+    for (unsigned i = 0; i < SLOTS_MAX; i++)
+        n += !w->slots[i].used;
+    return n;
+}
+
 enum choice { LET_PASS, REFUSE, ASK };
 
 static enum choice judge(struct watch *w, const struct fanotify_event_metadata *e,
@@ -294,30 +319,51 @@ static enum choice judge(struct watch *w, const struct fanotify_event_metadata *
     return !k ? ASK : k->infected ? REFUSE : LET_PASS;
 }
 
-/* False: nobody is asked, and the descriptor is still the caller's. */
+static void put_question(struct watch *w, struct slot *s)
+{
+    enum err e = clamav_session_ask(w->session, s->fd, &s->number, NULL);
+
+    s->asked_us = worker_now_us();
+    if (e != ERR_OK && s->waiting) { /* full, or gone: nobody waits for that */
+        answer(w, s->fd, true);
+        s->waiting = false;
+        w->busy += e == ERR_TIMEOUT;
+        w->lost += e != ERR_TIMEOUT;
+    }
+    if (e != ERR_OK && e != ERR_TIMEOUT)
+        lose_session(w);
+}
+
+/* What could not be asked or told yet. */
+static void put_questions(struct watch *w)
+{
+    for (unsigned i = 0; i < SLOTS_MAX; i++) {
+        struct slot *s = &w->slots[i];
+
+        if (s->used && s->threat[0])
+            tell(w, s);
+        else if (s->used && s->number == 0 && w->session)
+            put_question(w, s);
+    }
+}
+
+/* False: there is no room, and the descriptor is still the caller's. */
 static bool ask(struct watch *w, int fd, const struct stat *st, bool waiting)
 {
     struct slot *s = free_slot(w);
-    uint32_t number;
 
-    if (!w->session || !s) {
-        w->lost += !w->session;
-        w->busy += w->session != NULL;
-        return false;
-    }
-    enum err e = clamav_session_ask(w->session, fd, &number, NULL);
-    if (e != ERR_OK) {
+    if (!s) {
         w->busy++;
-        if (e != ERR_TIMEOUT)
-            lose_session(w);
         return false;
     }
-    *s = (struct slot){ .used = true,
-                        .waiting = waiting,
-                        .fd = fd,
-                        .number = number,
-                        .asked_us = worker_now_us(),
-                        .st = *st };
+    *s = (struct slot){ .used = true, .waiting = waiting, .fd = fd, .st = *st };
+    if (w->session) {
+        put_question(w, s);
+    } else if (waiting) {
+        answer(w, fd, true);
+        s->waiting = false;
+        w->lost++;
+    }
     return true;
 }
 
@@ -341,7 +387,9 @@ static void take_event(struct watch *w, const struct fanotify_event_metadata *e)
 static void take_events(struct watch *w)
 {
     static _Alignas(struct fanotify_event_metadata) char buf[32 * 1024];
-    ssize_t n = read(w->fan, buf, sizeof(buf));
+    /* Notifications for which there is no room stay with the kernel. */
+    size_t room = w->block ? sizeof(buf) : free_slots(w) * FAN_EVENT_METADATA_LEN;
+    ssize_t n = read(w->fan, buf, room);
     const struct fanotify_event_metadata *e = (const void *)buf;
 
     for (; n > 0 && FAN_EVENT_OK(e, n); e = FAN_EVENT_NEXT(e, n))
@@ -402,16 +450,15 @@ static void state(bool ok, const char *why)
 /* Tells how much passed unseen, at most once a minute. */
 static void tell_missed(struct watch *w)
 {
-    if (w->late + w->busy + w->lost + w->untold == 0)
+    if (w->late + w->busy + w->lost == 0)
         return;
-    json_t *data = json_pack("{s:I,s:I,s:I,s:I}", "late", (json_int_t)w->late, "busy",
-                             (json_int_t)w->busy, "unavailable", (json_int_t)w->lost,
-                             "untold", (json_int_t)w->untold);
+    json_t *data = json_pack("{s:I,s:I,s:I}", "late", (json_int_t)w->late, "busy",
+                             (json_int_t)w->busy, "unavailable", (json_int_t)w->lost);
     if (channel_send(CHANNEL_FD,
                      json_pack("{s:s,s:s,s:s,s:o}", "t", "event", "kind",
                                "onaccess_missed", "severity", "warning", "data", data),
                      -1, false) == ERR_OK)
-        w->late = w->busy = w->lost = w->untold = 0;
+        w->late = w->busy = w->lost = 0;
 }
 
 static void listen_channel(struct watch *w)
@@ -447,6 +494,7 @@ static void upkeep(struct watch *w)
     if (!w->session && now >= w->retry_us &&
         clamav_session_open(job_text(w->job, "clamd"), &w->session, NULL) != ERR_OK)
         w->retry_us = now + RETRY_MS * 1000u;
+    put_questions(w);
     check_deadlines(w);
     if (now >= w->mark_us)
         (void)mark_all(w, &error);
@@ -475,7 +523,7 @@ static void listen_all(struct watch *w)
 
         upkeep(w);
         /* Notifications may wait in the kernel, questions may not. */
-        if (!w->block && !free_slot(w))
+        if (!w->block && (!w->session || !free_slot(w)))
             p[0].fd = -1;
         p[2].fd = w->session ? clamav_session_fd(w->session) : -1;
         n = poll(p, LEN(p), anybody_waits(w) ? 20 : 200);

@@ -76,6 +76,8 @@ static void cure_next(struct protect *p)
     (void)close(f.fd);
     p->found_count--;
     memmove(&p->found[0], &p->found[1], p->found_count * sizeof(p->found[0]));
+    if (p->access)
+        child_hold(p->access, false);
 }
 
 static void take_found(struct protect *p, const json_t *m, int fd)
@@ -92,6 +94,8 @@ static void take_found(struct protect *p, const json_t *m, int fd)
     struct found *f = &p->found[p->found_count++];
     f->fd = fd;
     (void)snprintf(f->threat, sizeof(f->threat), "%s", threat);
+    if (p->found_count == PROTECT_FOUND_MAX)
+        child_hold(p->access, true); /* the listener keeps the others */
     cure_next(p);
 }
 
