@@ -9,7 +9,7 @@
 -- type and parameters (redoubt.run_key) is not sent, but is answered with that one's result
 -- (run.same_as).  Should that one end without a result, the next takes its place.
 --
--- Lock order: advisory (1380208454, 0) where runs are made; occurrences; runs by id.
+-- Lock order: advisory (1380208454, 0) where runs are made or cancelled; occurrences; runs by id.
 
 CREATE TABLE redoubt.task (
     id          uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -402,13 +402,15 @@ END $$;
 
 -- --- starting ---------------------------------------------------------------------------------
 
--- Makes runs for the next devices of an occurrence.  Returns how many.
+-- Makes runs for the next devices of an occurrence.  Returns for how many.
 CREATE FUNCTION redoubt.occurrence_expand(which uuid, most integer DEFAULT 5000)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     o     redoubt.occurrence;
     scope uuid[];
     ids   uuid[];
+    todo  uuid[];
+    made  uuid[];
     busy  jsonb;
     same  text;
 BEGIN
@@ -420,19 +422,31 @@ BEGIN
     SELECT t.scope INTO scope FROM redoubt.task t WHERE t.id = o.task_id;
     ids := ARRAY(SELECT redoubt.target_devices(o.target, scope, o.expanded, most));
     same := redoubt.run_key(o.type, o.params);
-    -- Locked, so that none of these finishes before the runs that rely on it are there.
-    SELECT jsonb_object_agg(r.device_id, r.id) INTO busy
-    FROM (SELECT r.device_id, r.id FROM redoubt.run r
-          WHERE r.device_id = ANY (ids) AND r.state <> 'finished' AND r.same_as IS NULL
-            AND r.wanted IS DISTINCT FROM 'cancelled' AND r.key = same
-          ORDER BY r.id FOR SHARE) r;
-    INSERT INTO redoubt.run (occurrence_id, device_id, key, same_as, wanted, priority,
-                             not_before, not_after)
-    SELECT o.id, d.id, same, (busy ->> d.id::text)::uuid,
-           CASE WHEN o.state = 'paused' THEN 'paused' END, o.priority,
-           o.not_before + make_interval(secs => redoubt.spread_of(o.task_id, d.id, o.spread_s)),
-           o.not_after
-    FROM unnest(ids) AS d (id) ORDER BY d.id;
+    todo := ids;
+    WHILE cardinality(todo) > 0 LOOP
+        -- Locked, so that none of these finishes before the runs that rely on it are there.
+        SELECT jsonb_object_agg(r.device_id, r.id) INTO busy
+        FROM (SELECT r.device_id, r.id FROM redoubt.run r
+              WHERE r.device_id = ANY (todo) AND r.state <> 'finished' AND r.same_as IS NULL
+                AND r.wanted IS DISTINCT FROM 'cancelled' AND r.key = same
+              ORDER BY r.id FOR SHARE) r;
+        -- Nothing is made where a run has just taken the place of one that ended: once more.
+        WITH new AS (
+            INSERT INTO redoubt.run (occurrence_id, device_id, key, same_as, wanted, priority,
+                                     not_before, not_after)
+            SELECT o.id, d.id, same, (busy ->> d.id::text)::uuid,
+                   CASE WHEN o.state = 'paused' THEN 'paused' END, o.priority,
+                   o.not_before + make_interval(
+                       secs => redoubt.spread_of(o.task_id, d.id, o.spread_s)),
+                   o.not_after
+            FROM unnest(todo) AS d (id) ORDER BY d.id
+            ON CONFLICT (device_id, key)
+                WHERE state <> 'finished' AND same_as IS NULL
+                  AND wanted IS DISTINCT FROM 'cancelled' DO NOTHING
+            RETURNING device_id)
+        SELECT coalesce(array_agg(n.device_id), '{}') INTO made FROM new n;
+        todo := ARRAY(SELECT unnest(todo) EXCEPT SELECT unnest(made));
+    END LOOP;
     UPDATE redoubt.occurrence c
     SET complete = cardinality(ids) < most,
         expanded = CASE WHEN cardinality(ids) > 0 THEN ids[cardinality(ids)] ELSE c.expanded END
@@ -468,23 +482,17 @@ END $$;
 
 -- --- the end of runs --------------------------------------------------------------------------
 
--- These runs have finished: what becomes of those that they answer for.
-CREATE FUNCTION redoubt.runs_ended(ids uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+-- These runs come to no result: the oldest of those that each answers for is done now, for
+-- the rest of them as well.
+CREATE FUNCTION redoubt.runs_inherit(ids uuid[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     heirs uuid[];
 BEGIN
-    UPDATE redoubt.run d
-    SET state = 'finished', outcome = r.outcome, percent = r.percent, counts = r.counts,
-        result = r.result, changed_at = now(), wanted = NULL
-    FROM redoubt.run r
-    WHERE r.id = ANY (ids) AND r.outcome IN ('done', 'failed') AND d.same_as = r.id
-      AND d.state <> 'finished';
-    -- No result: the oldest of the others is done now, for the rest of them as well.
+    PERFORM FROM redoubt.run d WHERE d.same_as = ANY (ids) AND d.state <> 'finished'
+    ORDER BY d.id FOR UPDATE;
     WITH heir AS (
         SELECT DISTINCT ON (d.same_as) d.same_as AS of, d.id FROM redoubt.run d
-        JOIN redoubt.run r ON r.id = d.same_as
-        WHERE r.id = ANY (ids) AND r.outcome NOT IN ('done', 'failed')
-          AND d.state <> 'finished'
+        WHERE d.same_as = ANY (ids) AND d.state <> 'finished'
         ORDER BY d.same_as, d.created_at, d.id
     ), moved AS (
         UPDATE redoubt.run d SET same_as = nullif(h.id, d.id), changed_at = now()
@@ -492,6 +500,18 @@ BEGIN
     SELECT array_agg(h.id) INTO heirs FROM heir h;
     PERFORM redoubt.run_soon(o.id)
     FROM (SELECT DISTINCT r.occurrence_id AS id FROM redoubt.run r WHERE r.id = ANY (heirs)) o;
+END $$;
+
+-- These runs have finished: what becomes of those that they answer for.
+CREATE FUNCTION redoubt.runs_ended(ids uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE redoubt.run d
+    SET state = 'finished', outcome = r.outcome, percent = r.percent, counts = r.counts,
+        result = r.result, changed_at = now(), wanted = NULL
+    FROM redoubt.run r
+    WHERE r.id = ANY (ids) AND r.outcome IN ('done', 'failed') AND d.same_as = r.id
+      AND d.state <> 'finished';
+    PERFORM redoubt.runs_inherit(ids); -- of those without a result: there are no others left
     UPDATE redoubt.occurrence o SET totals = redoubt.occurrence_totals(o.id)
     WHERE o.finished_at IS NOT NULL
       AND o.id IN (SELECT r.occurrence_id FROM redoubt.run r WHERE r.id = ANY (ids));

@@ -526,6 +526,7 @@ BEGIN
 END $$;
 
 -- Cancels an occurrence: what no device has said to have ends now, the rest when it tells.
+-- The caller holds the advisory lock.
 CREATE FUNCTION redoubt.occurrence_cancel(which uuid) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     ended uuid[];
@@ -533,8 +534,12 @@ BEGIN
     UPDATE redoubt.occurrence o SET state = 'cancelled' WHERE o.id = which;
     PERFORM FROM redoubt.run r WHERE r.occurrence_id = which AND r.state <> 'finished'
     ORDER BY r.id FOR UPDATE;
-    UPDATE redoubt.run r SET wanted = 'cancelled', changed_at = now()
-    WHERE r.occurrence_id = which AND r.state NOT IN ('finished', 'pending');
+    WITH told AS (
+        UPDATE redoubt.run r SET wanted = 'cancelled', changed_at = now()
+        WHERE r.occurrence_id = which AND r.state NOT IN ('finished', 'pending')
+        RETURNING r.id)
+    SELECT array_agg(t.id) INTO ended FROM told t;
+    PERFORM redoubt.runs_inherit(ended);
     WITH gone AS (
         UPDATE redoubt.run r SET state = 'finished', outcome = 'cancelled', assumed = true,
                                  wanted = NULL, changed_at = now()
@@ -568,6 +573,7 @@ DECLARE
     o    uuid;
     done uuid[] := '{}';
 BEGIN
+    PERFORM pg_advisory_xact_lock(1380208454, 0); -- before the occurrences: see 0007
     FOR o IN SELECT c.id FROM redoubt.occurrence c
              WHERE c.task_id = t.id AND c.finished_at IS NULL
                AND c.state = ANY (CASE act WHEN 'cancel' THEN ARRAY['running', 'paused']
@@ -599,6 +605,7 @@ RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     t redoubt.task := redoubt.task_of(actor, path, true);
 BEGIN
+    PERFORM pg_advisory_xact_lock(1380208454, 0);
     PERFORM redoubt.occurrence_cancel(o.id)
     FROM (SELECT c.id FROM redoubt.occurrence c
           WHERE c.task_id = t.id AND c.finished_at IS NULL AND c.state <> 'cancelled'

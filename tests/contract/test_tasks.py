@@ -1,4 +1,5 @@
 """Tasks in a real PostgreSQL: schedules, runs on devices, and what becomes of them."""
+import concurrent.futures
 import contextlib
 import datetime
 import json
@@ -449,6 +450,71 @@ def test_a_second_scan_is_answered_by_the_first(session):
     assert (two["outcome"], two["counts"]) == ("done", {"scanned": 1})
     session.due()
     assert session.occurrence(second)["state"] == "running", "the other device is not done"
+
+
+def test_a_scan_after_one_that_is_being_cancelled(session):
+    """The device works on the first and has not told that it stopped; one waits for it, one is new."""
+    device = session.device()
+    task = session.task([device])
+    first, waits = session.start(task), session.start(session.task([device]))
+    run = session.assigned(device)[0]["run"]
+    session.tell(device, "run_accepted", run)
+    session.act("cancel", task)
+    new = session.start(session.task([device]))
+    assert [a["run"] for a in session.assigned(device)] == [session.runs(waits)[device]["id"]]
+    session.tell(device, "run_finished", run, outcome="cancelled")
+    assert session.runs(first)[device]["outcome"] == "cancelled"
+    assert session.runs(new)[device]["same_as"] == session.runs(waits)[device]["id"]
+    session.tell(device, "run_finished", session.runs(waits)[device]["id"], outcome="failed")
+    assert session.runs(new)[device]["outcome"] == "failed"
+
+
+def test_starts_cancels_and_results_at_once(database, session):
+    """Administrators start and cancel the same scan while devices finish: nothing hangs, and
+    no device is given a thing twice at a time."""
+    devices = sorted(session.device() for _ in range(12))
+    streams = {d: (str(uuid.uuid4()), []) for d in devices}
+    given = {d: set() for d in devices}
+
+    def administrate(number):
+        chance = random.Random(number)
+        with contextlib.closing(Session(database)) as mine:
+            for _ in range(8):
+                task = mine.task(chance.sample(devices, 8))
+                mine.start(task)
+                if chance.random() < 0.4:
+                    mine.act("cancel", task)
+
+    def work(number):
+        chance = random.Random(number)
+        with contextlib.closing(Session(database)) as mine:
+            for _ in range(60):
+                device = chance.choice(devices[number::2])
+                assigned = mine.assigned(device)
+                assert len(assigned) <= 1
+                stream, sent = streams[device]
+                for a in assigned:
+                    assert a["run"] not in given[device]
+                    given[device].add(a["run"])
+                    sent.append(a["run"])
+                    answer = mine.events(events.batch(device, stream, len(sent), events.event(
+                        "run_finished", "info", run=a["run"], outcome="done")))
+                    assert answer[1]["through"] == len(sent)
+
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        jobs = [pool.submit(administrate, n) for n in range(3)]
+        jobs += [pool.submit(work, n) for n in range(2)]
+        for job in jobs:
+            job.result()
+    for device in devices:
+        while assigned := session.assigned(device):
+            (a,) = assigned
+            session.tell(device, "run_finished", a["run"], outcome="done")
+    session.due()
+    assert session.one("SELECT count(*) FROM redoubt.run WHERE state <> 'finished' "
+                       "AND device_id = ANY (%s::uuid[])", devices) == 0
+    assert session.one("SELECT count(*) FROM redoubt.run WHERE outcome = 'done' AND same_as IS "
+                       "NOT NULL AND device_id = ANY (%s::uuid[])", devices) > 0
 
 
 def test_cancelling_the_first_lets_the_second_begin(session):
