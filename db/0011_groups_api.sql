@@ -292,7 +292,8 @@ BEGIN
     INTO why FROM redoubt.policy_problems(settings) p;
     IF why IS NOT NULL THEN
         PERFORM redoubt.api_refuse(422, 'The policy is not valid', why,
-            'Nothing was changed. GET /v1/settings lists what may be set.', 'policy_invalid');
+            'Nothing was changed. `redoubt policy catalogue` (GET /v1/settings) lists '
+            'what may be set.', 'policy_invalid');
     END IF;
 END $$;
 

@@ -23,9 +23,11 @@ bool policy_check(struct asked *a)
                  errors.at[i].path[0] ? errors.at[i].path : "settings", errors.at[i].why);
     if (errors.unsaid > 0)
         text_add(&t, "\n(%u more)", errors.unsaid);
-    api_refuse(a, 422,
-               &(struct http_error){
-                   "policy_invalid", "The policy is not valid", words,
-                   "Nothing was changed. GET /v1/settings lists what may be set." });
+    api_refuse(
+        a, 422,
+        &(struct http_error){
+            "policy_invalid", "The policy is not valid", words,
+            "Nothing was changed. `redoubt policy catalogue` (GET /v1/settings) lists "
+            "what may be set." });
     return false;
 }
