@@ -1,8 +1,11 @@
 """The command line on a running cluster, on either node."""
 import json
 import signal
+import subprocess
 
 import pytest
+
+from redoubt_lab import plan
 
 
 def redoubt(scene, node, *words, check=True):
@@ -189,3 +192,45 @@ def test_maintenance_of_the_other_node_is_asked_for_by_way_of_the_share(scene):
     told = redoubt(scene, scene.passive, "maintenance", "on", "--node", scene.active, check=False)
     assert told.returncode == 6 and "not ready" in told.stderr
     scene.expect_stay()
+
+
+def test_device_commands_say_which_node_is_active(scene):
+    assert "client-1" in redoubt(scene, scene.active, "device", "list").stdout
+    told = redoubt(scene, scene.passive, "device", "list", check=False)
+    assert told.returncode == 5 and f"{scene.active} is active" in told.stderr
+
+
+def test_a_scan_is_watched_from_elsewhere_through_a_power_off(scene):
+    """Over the cluster's address with a token: a created task, its progress, its events."""
+    active, admin = scene.host(scene.active), scene.host("admin")
+    token = active.run("redoubt", "api-token", "create", "console", "--role", "operator").stdout
+    admin.write("/root/token", token, mode=0o600)
+    admin.write("/root/ca.pem", active.run("cat", "/var/lib/redoubt/secret/ca.pem").stdout)
+
+    def remote(*words):
+        return ["redoubt", *words, "--server", plan.VIRTUAL4, "--token-file", "/root/token",
+                "--ca", "/root/ca.pem"]
+
+    client = scene.host("client-1")
+    client.run("sh", "-c", "mkdir -p /srv/big; for i in $(seq 1500); do "
+                           "head -c 20000 /dev/urandom > /srv/big/$i; done")
+    scene.later(lambda: client.run("rm", "-rf", "/srv/big"))
+    with admin.popen(*remote("events", "--follow", "--json", "--kind",
+                             "task_started,run_finished,task_finished"), stdout=subprocess.PIPE,
+                     text=True) as follow:
+        admin.run(*remote("task", "create", "slow", "scan", "--device", "client-1", "--path",
+                          "/srv/big", "--cpu", "10"))
+        with admin.popen(*remote("task", "start", "slow", "--watch"), stderr=subprocess.PIPE,
+                         text=True) as watch:
+            scene.lab.wait_for(lambda: scene.lab.sql(
+                "select 1 from redoubt.run where state = 'running'"), 20, "the scan runs", 0.05)
+            active.power_off()
+            scene.expect_switch()
+            assert watch.wait(60) == 0, watch.popen.stderr.read()
+        results = json.loads(admin.run(*remote("task", "results", "slow", "--json")).stdout)
+        (run,) = results["items"]
+        assert (run["outcome"], run["counts"]["scanned"]) == ("done", 1500)
+        seen = []
+        while not seen or seen[-1] != "task_finished":
+            seen.append(json.loads(follow.popen.stdout.readline())["kind"])
+    assert seen == ["task_started", "run_finished", "task_finished"]
