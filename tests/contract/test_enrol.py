@@ -46,6 +46,8 @@ def _manager(folder, database, certificates):
                lambda: database.query("SELECT digest FROM redoubt.authority"))
     yield manager
     manager.stop()
+    text = manager.log_text()
+    assert "BUG" not in text and "Sanitizer" not in text, text
 
 
 def token(manager, **body):

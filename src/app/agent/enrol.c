@@ -276,10 +276,10 @@ static int ask(struct enrol *n, int *ret_code)
 static int converse(struct enrol *n)
 {
     bool said = false;
-    int code, seconds;
+    int code;
 
     for (;;) {
-        seconds = ask(n, &code);
+        int seconds = ask(n, &code);
         if (code >= 0)
             return code;
         if (!n->wait && seconds > 2) {

@@ -146,7 +146,7 @@ enum err identity_check(struct str certificate, struct str key, const char *ca_p
                        : e;
 }
 
-static void beside(char *out, size_t size, const char *path)
+static void new_path(char *out, size_t size, const char *path)
 {
     (void)snprintf(out, size, "%s.new", path);
 }
@@ -165,7 +165,7 @@ static enum err matching(const struct conf_agent *conf, const struct ca_pem *key
                                  (struct str){ 0 }, info);
     if (e == ERR_OK)
         return e;
-    beside(path, sizeof(path), conf->certificate);
+    new_path(path, sizeof(path), conf->certificate);
     if (identity_read(path, &new, &other) != ERR_OK ||
         identity_check(ca_pem_str(&new), ca_pem_str(key), conf->ca, &other) != ERR_OK)
         return e;
@@ -216,9 +216,9 @@ enum err identity_write_new(const struct conf_agent *conf, struct str certificat
 {
     char path[CONF_PATH + 8];
 
-    beside(path, sizeof(path), conf->key);
+    new_path(path, sizeof(path), conf->key);
     enum err e = identity_write(path, key, 0600, info);
-    beside(path, sizeof(path), conf->certificate);
+    new_path(path, sizeof(path), conf->certificate);
     return e == ERR_OK ? identity_write(path, certificate, 0644, info) : e;
 }
 
@@ -227,10 +227,10 @@ enum err identity_commit(const struct conf_agent *conf, struct ca_certificate *o
 {
     char path[CONF_PATH + 8];
 
-    beside(path, sizeof(path), conf->key);
+    new_path(path, sizeof(path), conf->key);
     if (rename(path, conf->key) != 0)
         return err_set(info, ERR_IO, errno, "rename %s", path);
-    beside(path, sizeof(path), conf->certificate);
+    new_path(path, sizeof(path), conf->certificate);
     if (rename(path, conf->certificate) != 0)
         return err_set(info, ERR_IO, errno, "rename %s", path);
     enum err e = folder_of(conf->key, true, info);
