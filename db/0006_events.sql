@@ -456,7 +456,7 @@ BEGIN
 END $$;
 
 -- Deletes what one kind has too much of, a bounded piece: the oldest first.
-CREATE FUNCTION redoubt.events_trim(most bigint DEFAULT 2000) RETURNS bigint
+CREATE FUNCTION redoubt.events_trim(most bigint DEFAULT 5000) RETURNS bigint
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
