@@ -425,7 +425,7 @@ void protect_engine(struct protect *p, const struct clamav_state *state)
         f.signatures_version = state->version.database;
         f.signatures_built = state->version.database > 0
                                  ? built_time(state->version.built)
-                                 : p->last_update;
+                                 : protect_built(p);
     }
     bool same = f.engine_known == p->facts.engine_known &&
                 f.engine_up == p->facts.engine_up &&

@@ -72,6 +72,8 @@ struct protect {
     bool facts_dirty;
     struct threat *threats; /* facts.threats_open of them */
     int64_t last_update;    /* unix_s */
+    int64_t own_built;      /* of databases of one's own, see protect_built() */
+    uint64_t own_built_us;  /* when that was looked up, monotonic; 0: never */
     /* found by on-access, waiting for a worker */
     struct found found[PROTECT_FOUND_MAX];
     unsigned found_count;
@@ -112,6 +114,8 @@ void threats_scanned(struct protect *p, const json_t *roots, uint64_t since_us);
 void runs_work(struct protect *p);
 void runs_progress(struct protect *p, struct run *run, const json_t *message);
 void update_schedule(struct protect *p);
+/* When the newest file in the folder of the databases was written; 0: not known. */
+int64_t protect_built(struct protect *p);
 int update_due(sd_event_source *source, uint64_t us, void *arg);
 void runs_free(struct protect *p);
 

@@ -1,12 +1,15 @@
 /* protect_runs: tasks of the server, and the update that the policy schedules. */
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sodium.h>
+#include <sys/stat.h>
 
 #include "app/agent/files.h"
 #include "app/agent/protect_in.h"
 #include "sys/log/log.h"
 
-enum { ROOTS_MAX = 64, FIRST_UPDATE_S = 60 };
+enum { ROOTS_MAX = 64, FIRST_UPDATE_S = 60, BUILT_S = 60 };
 
 static struct run *find(struct protect *p, const struct uuid *id)
 {
@@ -182,6 +185,38 @@ static void databases_of(const struct protect *p, char *out, size_t size)
         !engine_conf_value((struct str){ text, n }, "DatabaseDirectory", out, size))
         out[0] = '\0';
     free(text);
+}
+
+static int64_t newest_in(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    const struct dirent *d;
+    int64_t newest = 0;
+    struct stat st;
+
+    while (dir && (d = readdir(dir)) != NULL)
+        if (strcmp(d->d_name, "freshclam.dat") != 0 &&
+            fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISREG(st.st_mode) && st.st_mtim.tv_sec > newest)
+            newest = st.st_mtim.tv_sec;
+    if (dir)
+        (void)closedir(dir);
+    return newest;
+}
+
+/* clamd tells no date of databases that are not official. */
+int64_t protect_built(struct protect *p)
+{
+    uint64_t now = protect_now_us();
+    char folder[256];
+
+    if (p->own_built_us == 0 || now - p->own_built_us > BUILT_S * 1000000ull) {
+        databases_of(p, folder, sizeof(folder));
+        p->own_built = newest_in(folder[0] ? folder : "/var/lib/clamav");
+        p->own_built_us = now;
+    }
+    /* An update that found nothing newer says that they are of today all the same. */
+    return p->own_built > p->last_update ? p->own_built : p->last_update;
 }
 
 static void start_update(struct protect *p, struct run *run)
