@@ -250,12 +250,10 @@ void answer_send(struct conn *c, struct opamp_server *a)
 
 void answer_letters(struct conn *c)
 {
-    struct letter *l;
-
     while (c->state == CONN_WS && !STAILQ_EMPTY(&c->letters)) {
         struct opamp_server a = { .uid = c->device_id };
+        struct letter *l = letter_take(c, &a);
 
-        l = letter_take(c, &a);
         send_encoded(c, &a);
         free(l);
     }

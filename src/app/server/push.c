@@ -1,5 +1,7 @@
 #include "app/server/push.h"
 
+#include <errno.h>
+
 #include "app/server/answer.h"
 #include "app/server/policies.h"
 #include "sys/log/log.h"
@@ -183,8 +185,9 @@ enum err push_start(struct server *s, struct err_info *info)
     if (n >= 0)
         n = sd_event_source_set_floating(notes, true);
     (void)sd_event_source_unref(notes);
-    return n < 0 || !s->policies ? err_set(info, ERR_MEMORY, n < 0 ? -n : 0, "event loop")
-                                 : ERR_OK;
+    return n < 0 || !s->policies
+               ? err_set(info, ERR_MEMORY, n < 0 ? -n : ENOMEM, "event loop")
+               : ERR_OK;
 }
 
 void push_standby(struct server *s)
