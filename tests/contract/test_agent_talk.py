@@ -54,9 +54,9 @@ class Agent:
                        + "[log]\nlevel=debug\n")
         self.process = None
 
-    def start(self, **env):
+    def start(self, before=(), **env):
         log = open(os.path.join(self.folder, "log"), "ab")
-        self.process = subprocess.Popen([AGENT, "--config", self.conf], stderr=log,
+        self.process = subprocess.Popen([*before, AGENT, "--config", self.conf], stderr=log,
                                         stdin=subprocess.DEVNULL,
                                         env=dict(os.environ, **env))
         return self
@@ -118,7 +118,7 @@ def _make(folder, server, certificates):
 
 def numbers(server, stream=None):
     return [e["data"]["n"] for s, events in server.events.items() for e in events
-            if (stream is None or s == stream) and e["kind"] == "made_up"]
+            if e and (stream is None or s == stream) and e["kind"] == "made_up"]
 
 
 def test_events_arrive_in_order_and_once(make, server):
@@ -313,6 +313,54 @@ def test_after_a_loss_it_comes_back_within_the_spread(make, server):
         server.connected()
         waits.append(time.monotonic() - begin)
     assert max(waits) < 2.5 and max(waits) - min(waits) > 0.01, waits
+
+
+def test_a_full_disk_keeps_events_in_memory_and_takes_no_order(make, server, folder):
+    if subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0:
+        pytest.skip("no mount namespaces here")
+    disk = tempfile.mkdtemp(dir=folder)
+    agent = make(spool=f"{disk}/spool.db")
+    agent.start(["unshare", "-m", "sh", "-c",
+                 'mount -t tmpfs -o size=1m none "$0" && exec "$@"', disk])
+    server.connected()
+    inside = f"/proc/{agent.process.pid}/root{disk}"
+    with open(os.path.join(inside, "filler"), "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 512)
+        except OSError:
+            pass
+    bad = [digest_of(str(n)) for n in range(3)]
+    for digest in bad:
+        server.say(remote_config(digest, '{"scan.cpu_percent": 0}'))
+    eventually("all are refused", lambda: [d for d, s, _ in server.states(7) if s == FAILED][-1:]
+               == bad[-1:])
+    run = order(not_before=unix_s() + 3600)
+    server.assign(run)
+    time.sleep(1.5)
+    assert not server.of_kind("policy_failed") and not about(server, "run_accepted", run)
+    assert agent.process.poll() is None
+    os.remove(os.path.join(inside, "filler"))
+    eventually("they are told", lambda: len(server.of_kind("policy_failed")) == 3)
+    assert [e["data"]["hash"] for e in server.of_kind("policy_failed")] == [d.hex() for d in bad]
+    server.assign(run)
+    eventually("the order is taken", lambda: about(server, "run_accepted", run))
+
+
+def test_one_event_that_is_a_bad_request_is_found_and_given_up(make, server):
+    agent = make().once()
+    agent.fill(5)
+
+    def picky(message, first):
+        if 13 in message and b'"n":3' in message[13][0].replace(b" ", b""):
+            return [field(2, field(1, 1) + field(2, "never"))]
+        return server.usual(message, first)
+
+    server.answer = picky
+    agent.start()
+    eventually("none waits", lambda: agent.status() and agent.waiting() == 0, 60)
+    assert [n for n in numbers(server) if n] == [1, 2, 4, 5]
+    assert agent.status()["events"]["refused"] == 1
 
 
 def test_a_damaged_spool_is_put_aside_and_told(make, server):

@@ -113,7 +113,8 @@ struct agent {
     uint32_t offered_heartbeat_s;       /* 0: none was offered */
     uint32_t heartbeat_s;
     uint64_t beat_due_ms;
-    bool careful;         /* one message at a time, to find the one that is refused */
+    /* So many messages more go one at a time, to find the one that is refused. */
+    uint32_t careful;
     enum agent_sole sole; /* with a batch of 1: what is on its way alone */
     enum event_stream sole_stream;
     struct agent_events ev;

@@ -284,9 +284,12 @@ enum err events_ack(struct agent *a, const json_t *ack, struct err_info *info)
         a->ev.acked[at] = (uint64_t)through;
     if (a->ev.waiting[at] && (uint64_t)through >= a->ev.sent[at]) {
         a->ev.waiting[at] = false;
-        a->careful = false;
-        a->ev.batch =
-            a->ev.batch < AGENT_EVENT_BATCH / 2 ? a->ev.batch * 2 : AGENT_EVENT_BATCH;
+        if (a->careful > 0)
+            a->careful--;
+        else if (a->ev.batch < AGENT_EVENT_BATCH / 2)
+            a->ev.batch *= 2;
+        else
+            a->ev.batch = AGENT_EVENT_BATCH;
     }
     return forget(a, which, info);
 }

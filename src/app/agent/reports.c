@@ -206,9 +206,11 @@ enum err reports_receipts(struct agent *a, struct str data, struct err_info *inf
                   log_str("why", why));
     }
     ack_log(a);
-    a->careful = false;
     a->outstanding -= receipts.count < a->outstanding ? receipts.count : a->outstanding;
-    a->batch = a->batch < REPORT_BATCH_MAX ? a->batch + 1 : REPORT_BATCH_MAX;
+    if (a->careful > 0)
+        a->careful--;
+    else if (a->batch < REPORT_BATCH_MAX)
+        a->batch++;
     return ERR_OK;
 }
 

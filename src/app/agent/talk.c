@@ -72,7 +72,7 @@ static bool has_looked(const struct agent *a)
 bool talk_open(const struct agent *a)
 {
     return !a->holding && has_looked(a) && link_state(a->link) == LINK_OPEN &&
-           link_unsent(a->link) < UNSENT_MAX && !(a->careful && awaited(a));
+           link_unsent(a->link) < UNSENT_MAX && !(a->careful > 0 && awaited(a));
 }
 
 void talk_send(struct agent *a, const struct opamp_custom *custom)
@@ -202,7 +202,7 @@ bool agent_overdue(const struct agent *a)
  */
 static void bad_request(struct agent *a, const char *why)
 {
-    bool alone = a->careful && a->sole != SOLE_NONE && awaited(a);
+    bool alone = a->careful > 0 && a->sole != SOLE_NONE && awaited(a);
 
     a->counts.bad_requests++;
     log_event(LOG_LEVEL_ERROR, "server_refuses", log_str("why", why));
@@ -210,7 +210,7 @@ static void bad_request(struct agent *a, const char *why)
         reports_give_up(a);
     else if (alone)
         events_give_up(a);
-    a->careful = true;
+    a->careful = AGENT_EVENT_BATCH;
     a->batch = a->ev.batch = 1;
     hold(a, alone ? 1000 : BAD_REQUEST_HOLD_MS);
 }

@@ -140,14 +140,13 @@ enum err run_store_finish(struct spool *s, const struct uuid *id, const char *ou
 {
     struct event_add told = *event;
     uint64_t seq = 0;
-    bool found = true;
 
     told.run = id;
     int n = spool_begin(s);
     if (n == SQLITE_OK)
         n = spool_run(s->run[FINISH], "bsbi", id->bytes, (size_t)UUID_BYTES,
                       str_of(outcome), event->body.p, event->body.n, now_s);
-    if (n == SQLITE_OK && !(found = hit(s))) {
+    if (n == SQLITE_OK && !hit(s)) {
         spool_undo(s);
         return err_set(info, ERR_NOT_FOUND, 0, "no such run, or it is finished");
     }
