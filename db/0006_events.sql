@@ -76,6 +76,7 @@ CREATE TABLE redoubt.quarantine (
     at        timestamptz NOT NULL,
     PRIMARY KEY (device_id, item)
 );
+CREATE INDEX quarantine_gone ON redoubt.quarantine (at) WHERE state <> 'held';
 COMMENT ON TABLE redoubt.quarantine IS 'What devices hold in quarantine, as their events told.';
 
 -- --- the order that readers see ---------------------------------------------------------------
@@ -546,6 +547,15 @@ BEGIN
                               FROM redoubt.event_retention t WHERE t.kind = '@audit')
         ORDER BY o.at LIMIT 1000) o
     WHERE a.id = o.id;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    done := done + n;
+    DELETE FROM redoubt.quarantine q USING (
+        SELECT o.device_id, o.item FROM redoubt.quarantine o
+        WHERE o.state <> 'held'
+          AND o.at < now() - (SELECT make_interval(days => t.days)
+                              FROM redoubt.event_retention t WHERE t.kind = '*')
+        ORDER BY o.at LIMIT 1000) o
+    WHERE q.device_id = o.device_id AND q.item = o.item AND q.state <> 'held';
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done + n;
 

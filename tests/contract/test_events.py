@@ -396,8 +396,11 @@ def test_partitions_are_made_ahead(session):
     assert session.one("SELECT to_regclass(%s) IS NOT NULL", name)
 
 
-def test_reports_and_audit_by_age(session):
+def test_reports_audit_and_quarantine_by_age(session):
     device = session.device()
+    session.rows("INSERT INTO redoubt.quarantine (device_id, item, path, state, at) SELECT %s, "
+                 "gen_random_uuid(), '/x', s, now() - d FROM unnest('{held,deleted}'::text[]) s, "
+                 "unnest('{1 day,1000 days}'::interval[]) d", device)
     session.rows("INSERT INTO redoubt.report (device_id, report_id, seq, at, received_at, epoch, "
                  "body) SELECT %s, gen_random_uuid(), n, now(), now() - make_interval(days => n), "
                  "1, '{}' FROM generate_series(1, 60) n", device)
@@ -406,6 +409,8 @@ def test_reports_and_audit_by_age(session):
     upkeep(session, 1)
     assert session.one("SELECT max(seq) FROM redoubt.report WHERE device_id = %s", device) == 29
     assert session.one("SELECT count(*) FROM redoubt.audit WHERE action = 'old'") == 0
+    assert session.one("SELECT array_agg(state ORDER BY state) FROM redoubt.quarantine "
+                       "WHERE device_id = %s", device) == ["deleted", "held", "held"]
 
 
 # Last: it raises the fence.
