@@ -638,7 +638,7 @@ def test_what_is_written_while_the_engine_is_away_is_not_forgotten(watched, engi
     time.sleep(1)
     engine.begin()
     eventually("all are taken", lambda: not any(os.path.exists(p) for p in paths), 40)
-    assert len(watched.events("threat_cured")) == 100
+    eventually("all are told", lambda: len(watched.events("threat_cured")) == 100)
 
 
 def test_block_refuses_the_open(watched):
