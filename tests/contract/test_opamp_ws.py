@@ -454,6 +454,17 @@ def test_a_message_of_a_mebibyte_is_too_big(active, certificates):
             agent.hear()
 
 
+def test_a_message_that_never_ends_is_given_up(active, certificates):
+    agent = Agent(active, certificates)
+    quiet = Agent(active, certificates, "two")
+    agent.device.socket.settimeout(25)
+    agent.device.socket.sendall(b"\x82\xfe\x10\x00" + b"\0" * 50)
+    with pytest.raises(Refused, match="1001"):
+        while True:
+            agent.hear()
+    assert quiet.ask().error is None, "who only says nothing stays"
+
+
 def test_messages_cut_anywhere_hurt_nobody(active, certificates):
     whole = (field(1, uuid.UUID(certificates.ids["one"]).bytes) + field(2, 1)
              + field(7, field(1, b"h" * 32) + field(2, 1))

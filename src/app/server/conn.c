@@ -236,6 +236,8 @@ static void frames(struct conn *c)
         struct ws_event ev;
 
         ws_pull(&c->ws, &ev);
+        if (ev.kind != WS_MORE)
+            conn_deadline(c, push_idle_ms(c));
         switch (ev.kind) {
         case WS_MORE: return;
         case WS_MESSAGE: ws_message(c, ev.data); break;
@@ -334,6 +336,9 @@ static void ws_settle(struct conn *c)
         in_keep(c, c->server->scratch, left ? left : 1, BODY_MAX);
         c->ws.buf = c->in;
     }
+    /* What holds a buffer does not hold it for long. */
+    if (c->in && c->deadline_ms > c->server->now_ms + CONN_PARTIAL_MS)
+        conn_deadline(c, CONN_PARTIAL_MS);
 }
 
 /* Where to read to, and how much. */
@@ -368,7 +373,6 @@ static void readable(struct conn *c)
             return;
         }
         if (c->state == CONN_WS) {
-            conn_deadline(c, push_idle_ms(c));
             ws_filled(&c->ws, n);
             frames(c);
         } else {

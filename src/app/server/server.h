@@ -28,11 +28,12 @@ enum {
     SERVER_BUCKETS = 4096,
     SERVER_BACKLOG = 4096,
     CONN_REQUESTS_MAX = 32,
-    CONN_BAD_MAX = 8,       /* bad messages before the connection is closed */
-    CONN_OUT_MAX = 1 << 20, /* bytes that a device may leave unread */
-    CONN_HELLO_MS = 10000,  /* handshake and request must be over */
-    CONN_IDLE_MS = 90000,   /* a device says nothing, twice its heartbeat and so long */
-    CONN_GOODBYE_MS = 2000, /* to take the last bytes */
+    CONN_BAD_MAX = 8,        /* bad messages before the connection is closed */
+    CONN_OUT_MAX = 1 << 20,  /* bytes that a device may leave unread */
+    CONN_HELLO_MS = 10000,   /* handshake and request must be over */
+    CONN_IDLE_MS = 90000,    /* a device says nothing, twice its heartbeat and so long */
+    CONN_PARTIAL_MS = 15000, /* to send the rest of a message */
+    CONN_GOODBYE_MS = 2000,  /* to take the last bytes */
     CONN_LETTERS_MAX = 64,
     DROP_MS = 30, /* of one turn of the loop for closing connections */
 
