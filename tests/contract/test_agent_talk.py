@@ -633,6 +633,16 @@ def test_an_address_that_does_not_work_is_not_kept(make, server, certificates, f
         other.stop()
 
 
+def test_an_address_that_has_gone_takes_turns_with_the_configured_one(make, server):
+    agent = make()
+    with open(os.path.join(agent.state, "server"), "w", encoding="ascii") as file:
+        file.write("127.0.0.1:1\n")
+    agent.start()
+    eventually("it tries that first", lambda: agent.status().get("server") == "127.0.0.1:1")
+    server.connected(25)
+    assert agent.status()["server"] == f"127.0.0.1:{server.port}"
+
+
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1/v1/opamp", "wss:///v1/opamp",
                                       "wss://127.0.0.1:1/other", "wss://a b:1/v1/opamp",
                                       "wss://user@host:1/v1/opamp", "wss://" + "x" * 600])

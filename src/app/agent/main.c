@@ -312,7 +312,7 @@ static enum err start(struct agent *a, struct err_info *info)
     a->batch = REPORT_BATCH_MAX;
     a->ev.batch = AGENT_EVENT_BATCH;
     a->heartbeat_s = AGENT_HEARTBEAT_S;
-    a->now_ms = a->start_ms = a->report_due_ms = boot_ms();
+    a->now_ms = a->start_ms = a->heard_ms = a->report_due_ms = boot_ms();
     if (e == ERR_OK) {
         struct tls_files files = identity_files(a->identity);
 
