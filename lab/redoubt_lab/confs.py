@@ -43,9 +43,9 @@ host redoubt redoubt {plan.NET6}:/64 scram-sha-256
 """
 
 
-def hosts_file(name, devices):
+def hosts_file(name, hosts):
     lines = ["127.0.0.1 localhost", "::1 localhost"]
-    for host in plan.host_names(devices):
+    for host in hosts:
         lines.append(f"{plan.address4(host)} {host}")
         lines.append(f"{plan.address6(host)} {host}")
     lines += [f"{plan.VIRTUAL4} redoubt", f"{plan.VIRTUAL6} redoubt", f"127.0.1.1 {name}-self"]

@@ -25,12 +25,13 @@ class Lab:
     devices    number of client hosts
     settings   changes to redoubt.conf: {section: {key: value}}; a value of None drops the key
     report_ms  how often devices report
+    newcomer   one more device, which is not enrolled
     build      the build folder whose programs are tested
     say        called with a line of text at each step
     """
 
     def __init__(self, name="lab", profile="balanced", devices=5, settings=None, report_ms=1000,
-                 build=None, say=_quiet, debug=False):
+                 build=None, say=_quiet, debug=False, newcomer=False):
         if not plan.valid_name(name):
             raise LabError(f"'{name}' cannot name a lab",
                            "use lower-case letters, digits and '-', at most 31")
@@ -40,6 +41,7 @@ class Lab:
             raise LabError(f"{devices} devices: a lab has 0 to {plan.DEVICES_MAX}")
         self.name, self.profile, self.devices = name, profile, devices
         self.settings, self.report_ms, self.debug = settings or {}, report_ms, debug
+        self.newcomer = newcomer
         self.say = say
         kernel.adopt_orphans()
         self.places = plan.Places(name)
@@ -52,7 +54,7 @@ class Lab:
 
     def _set_hosts(self):
         self.hosts = {host: Host(host, self.places, os.path.join(self.cgroup, host), self.switch)
-                      for host in plan.host_names(self.devices)}
+                      for host in plan.host_names(self.devices, self.newcomer)}
 
     @property
     def programs(self):
@@ -68,6 +70,7 @@ class Lab:
         lab.profile, lab.devices = about["profile"], about["devices"]
         lab.build, lab.settings = about["build"], about["settings"]
         lab.report_ms, lab.debug = about["report_ms"], about["debug"]
+        lab.newcomer = about["newcomer"]
         lab._set_hosts()
         return lab
 
@@ -178,7 +181,7 @@ class Lab:
         for name, change in (("passwd", templates.with_user), ("group", templates.with_group)):
             with open(f"/etc/{name}", encoding="utf-8") as file:
                 self._put(upper, f"/etc/{name}", change(file.read()), 0o644, None)
-        self._put(upper, "/etc/hosts", confs.hosts_file(host, self.devices), 0o644, None)
+        self._put(upper, "/etc/hosts", confs.hosts_file(host, list(self.hosts)), 0o644, None)
         for path, (text, mode, owner) in role.files.items():
             self._put(upper, path, text, mode, owner)
         for part, folder in role.unpack:
@@ -246,7 +249,8 @@ class Lab:
         with open(self.places.at("lab.json"), "w", encoding="utf-8") as file:
             json.dump({"name": self.name, "state": state, "profile": self.profile,
                        "devices": self.devices, "build": self.build, "settings": self.settings,
-                       "report_ms": self.report_ms, "debug": self.debug}, file)
+                       "report_ms": self.report_ms, "debug": self.debug,
+                       "newcomer": self.newcomer}, file)
 
     def _keep_logs(self):
         """A lab that did not come up takes its logs with it: keep the end of them."""

@@ -9,6 +9,7 @@ NET4, NET6 = "10.77.0", "fd77:"
 VIRTUAL4, VIRTUAL6 = f"{NET4}.100", f"{NET6}:100"
 NODES = ("node-a", "node-b")
 FIXED = {"fileserver": 10, "dbms": 11, "admin": 12, "node-a": 21, "node-b": 22}
+NEWCOMER = "newcomer"      # a device that is not enrolled
 FIRST_CLIENT = 101
 DEVICES_MAX = 100
 PROFILES = ("fast", "balanced", "patient")
@@ -24,13 +25,16 @@ def valid_name(name):
     return bool(_NAME.match(name))
 
 
-def host_names(devices):
-    return list(FIXED) + [f"client-{i + 1}" for i in range(devices)]
+def host_names(devices, newcomer=False):
+    names = list(FIXED) + [f"client-{i + 1}" for i in range(devices)]
+    return names + [NEWCOMER] if newcomer else names
 
 
 def octet(host):
     if host in FIXED:
         return FIXED[host]
+    if host == NEWCOMER:
+        return 99
     return FIRST_CLIENT + int(host.removeprefix("client-")) - 1
 
 

@@ -74,7 +74,10 @@ def _device(lab, host, role, owner):
 def _client(lab, host):
     role = Role()
     _engine(role)
-    _device(lab, host, role, None)
+    if host == plan.NEWCOMER:
+        role.folders += [("/var/lib/redoubt-agent", None), ("/etc/redoubt", None)]
+    else:
+        _device(lab, host, role, None)
     role.units.append({"name": "agent", "restart_s": 1.0, "autostart": False,
                        "argv": [os.path.join(lab.programs.bin, "redoubt-agent"),
                                 "--config", "/etc/redoubt/agent.conf",
