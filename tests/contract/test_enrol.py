@@ -70,6 +70,7 @@ certificate = {folder}/in/device.pem
 key = {folder}/in/device.key
 ca = {folder}/in/ca.pem
 spool = {folder}/spool.db
+state_dir = {folder}
 # and more
 report_ms = 5000
 """, encoding="utf-8")

@@ -56,7 +56,8 @@ class Engine:
         put(os.path.join(self.databases, "own.ndb"),
             b"Own.Marker:0:*:" + MARKER.hex().encode() + b"\n")
         put(self.conf, f"LocalSocket {self.socket}\nDatabaseDirectory {self.databases}\n"
-            f"PidFile {self.pid_file}\nForeground yes\nUser root\nMaxThreads 3\n"
+            f"PidFile {self.pid_file}\nTemporaryDirectory {folder}\nForeground yes\n"
+            "User root\nMaxThreads 3\n"
             "MaxFileSize 5M\n# a comment\n".encode())
         self.restart = os.path.join(folder, "restart")
         put(self.restart, f"#!/bin/sh\nkill $(cat {self.pid_file})\n".encode())
@@ -587,7 +588,7 @@ def _watched(folder, engine):
     drive.top = top
     yield drive
     drive.stop()
-    subprocess.run(["umount", top], check=True)
+    subprocess.run(["umount", "--lazy", top], check=True)  # clamd may look at a file still
 
 
 def watch(drive, mode, **settings):

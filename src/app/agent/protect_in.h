@@ -87,6 +87,7 @@ struct protect {
     char *engine_text; /* what clamd_conf should be; NULL: not known */
     bool drift;        /* corrected by the job under way */
     /* on-access */
+    bool access_due; /* the policy is to be looked at */
     struct child *access;
     char access_why[160];
     unsigned access_failures;

@@ -282,6 +282,10 @@ static void engine_configure(struct protect *p)
 void policy_work(struct protect *p)
 {
     cure_next(p);
+    if (p->access_due) {
+        p->access_due = false;
+        access_apply(p);
+    }
     if (!p->policy || p->engine_job)
         return;
     if (p->engine_due)
@@ -300,7 +304,7 @@ void protect_policy(struct protect *p, const struct policy *policy, const char *
     (void)snprintf(p->hash, sizeof(p->hash), "%s", hash);
     p->policy_due = true;
     p->engine_due = p->conf.agent.clamd_conf[0] != '\0';
-    access_apply(p);
+    p->access_due = true;
     update_schedule(p);
     protect_kick(p);
 }
