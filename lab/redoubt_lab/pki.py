@@ -10,7 +10,7 @@ from .errors import LabError
 _VENDOR = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "vendor",
                        "licence")
 SEATS = 1000
-_DAYS = "30"
+_DAYS = "90"
 
 
 def _openssl(*argv):

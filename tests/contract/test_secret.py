@@ -138,3 +138,16 @@ def test_a_broken_off_init_goes_on(node):
         os.remove(f"{node.server.folder}/state/{name}")
     node.init()
     assert (node.folder / "secret" / "ca.pem").read_text() == before
+
+
+def test_check_tells_of_certificates_that_end(node):
+    assert node.checks(code=1)["secrets"]["result"] == "warn"  # before init
+    node.init()
+    told = node.checks(code=1)["secrets"]
+    assert told["result"] == "ok" and "396 days" in told["text"]
+    node.configure(a=("names =", "server_days = 10\nnames ="))
+    node.run("secret", "fetch")
+    told = node.checks(code=1)["secrets"]
+    assert told["result"] == "warn" and "secret fetch" in told["suggestion"]
+    os.remove(node.folder / "secret" / "server.key")
+    assert node.checks(code=1)["secrets"]["result"] == "FAIL"

@@ -1,6 +1,6 @@
 #include <unistd.h>
 
-#include "app/ctl/report.h"
+#include "app/ctl/ctl_trust.h"
 
 static void check_config(struct report *r)
 {
@@ -62,6 +62,7 @@ int cmd_check(struct ctl *c)
     check_separate(&r);
     (void)check_share(&r); /* each check reports for itself */
     check_database(&r);
+    check_secrets(&r);
     check_daemon(&r);
     return report_finish(&r);
 }

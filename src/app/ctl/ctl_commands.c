@@ -139,7 +139,8 @@ static const struct ctl_command commands[] = {
           "protocol, rights, whether exclusive create is exclusive, latency, "
           "bandwidth), the DBMS and its fence, whether file server and DBMS are "
           "machines of their own, whether the timing profile fits the measured "
-          "latency, and whether both nodes are alike. Each line says ok, warn or FAIL; "
+          "latency, how long the certificate of the servers is good, and whether both nodes are "
+          "alike. Each line says ok, warn or FAIL; "
           "the exit code is 1 if anything failed. It changes nothing: what it writes "
           "to the share it removes again.",
       .run = cmd_check,

@@ -14,7 +14,8 @@
 enum {
     TICKET_BYTES = 64, /* what GnuTLS derives the keys of tickets from */
     SEALED_MAX = CA_PEM_MAX + SEAL_EXTRA,
-    DAY_S = 86400
+    DAY_S = 86400,
+    SOON_DAYS = 30
 };
 
 enum secret { CA_CERTIFICATE, CA_KEY, TICKET_KEY, SECRETS };
@@ -490,4 +491,47 @@ int cmd_secret_list(struct ctl *c)
     smb_free(s);
     explicit_bzero(&key, sizeof(key));
     return r;
+}
+
+void check_secrets(struct report *r)
+{
+    struct ca_pem own = { 0 }, key = { 0 }, ca = { 0 };
+    struct err_info info = { .what = "" };
+    struct ca_certificate crt;
+    const struct ctl *c = r->c;
+    char path[CONF_PATH];
+    int64_t left;
+    enum err e = path_of(c, "ca.pem", path, &info);
+
+    if (e == ERR_OK)
+        e = read_file(path, &ca, &info);
+    if (e == ERR_OK)
+        e = read_file(c->conf.server.key, &key, &info);
+    if (e == ERR_OK)
+        e = read_file(c->conf.server.certificate, &own, &info);
+    if (e == ERR_OK)
+        e = ca_certificate_check(ca_pem_str(&own), ca_pem_str(&key), (struct str){ 0 },
+                                 &info);
+    if (e == ERR_OK)
+        e = ca_certificate_read(ca_pem_str(&own), &crt, &info);
+    ca_pem_wipe(&key);
+    if (e != ERR_OK) {
+        report_add(
+            r, r->before_init ? REPORT_WARN : REPORT_FAIL, "secrets",
+            "redoubt init makes them, redoubt secret fetch brings them to the other "
+            "node.",
+            "%s", info.what);
+        return;
+    }
+    left = (crt.not_after - (int64_t)time(NULL)) / DAY_S;
+    report_add(r,
+               left > SOON_DAYS ? REPORT_OK
+               : left > 0       ? REPORT_WARN
+                                : REPORT_FAIL,
+               "secrets",
+               left > SOON_DAYS
+                   ? NULL
+                   : "Run redoubt secret fetch and restart redoubt-node, on one "
+                     "node after the other.",
+               "the certificate of the servers is good for %lld days", (long long)left);
 }

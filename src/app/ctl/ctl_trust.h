@@ -12,12 +12,15 @@
 #ifndef APP_CTL_TRUST_H
 #define APP_CTL_TRUST_H
 
-#include "app/ctl/ctl.h"
+#include "app/ctl/report.h"
 #include "base/mac.h"
 
 /* Makes what is missing on the share, or takes the files of --ca-certificate and --ca-key; and
  * installs all on this node.  CTL_OK, or the exit code after the error was printed. */
 MUST_USE int ctl_trust_init(struct ctl *c, const struct mac_key *key);
+
+/* For `redoubt check`: are they here, and until when? */
+void check_secrets(struct report *r);
 
 int cmd_secret_fetch(struct ctl *c);
 int cmd_secret_list(struct ctl *c);
