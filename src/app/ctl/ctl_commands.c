@@ -134,15 +134,15 @@ static const struct ctl_command commands[] = {
     { .name = "check",
       .args = "",
       .summary = "test everything the cluster needs, before and after installation",
-      .doc =
-          "Tests the configuration, the programs, the file server (version of the "
-          "protocol, rights, whether exclusive create is exclusive, latency, "
-          "bandwidth), the DBMS and its fence, whether file server and DBMS are "
-          "machines of their own, whether the timing profile fits the measured "
-          "latency, how long the certificate of the servers is good, and whether both nodes are "
-          "alike. Each line says ok, warn or FAIL; "
-          "the exit code is 1 if anything failed. It changes nothing: what it writes "
-          "to the share it removes again.",
+      .doc = "Tests the configuration, the programs, the file server (version of the "
+             "protocol, rights, whether exclusive create is exclusive, latency, "
+             "bandwidth), the DBMS and its fence, whether file server and DBMS are "
+             "machines of their own, whether the timing profile fits the measured "
+             "latency, how long the certificate of the servers is good, and whether both "
+             "nodes are "
+             "alike. Each line says ok, warn or FAIL; "
+             "the exit code is 1 if anything failed. It changes nothing: what it writes "
+             "to the share it removes again.",
       .run = cmd_check,
       .options = { &opt_quick } },
     { .name = "init",
