@@ -9,13 +9,14 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from redoubt_lab import Lab, LabError, plan  # noqa: E402
+from redoubt_lab import Lab, LabError, confs, plan  # noqa: E402
 from redoubt_lab.checker import Checker, stored_as_told  # noqa: E402
 from redoubt_lab.events import EVENTS  # noqa: E402
 from redoubt_lab.interrupt import interruptible  # noqa: E402
 from redoubt_lab.probes import Prober, outage, overlap  # noqa: E402
 
 BEGAN = time.monotonic()
+FOLDER = "/srv/files"
 
 
 class Teller:
@@ -53,8 +54,8 @@ class Demo:
     def build(self):
         self.tell.chapter("Computers")
         self.tell.say(f"""Two nodes, a file server (Samba), a DBMS computer (PostgreSQL), an
-            administrator's host and {len(self.clients)} client devices with a ClamAV engine, each
-            in namespaces of its own on this machine; a switch connects them.""")
+            administrator's host and {len(self.clients)} client devices with a ClamAV engine (and one
+            that nobody knows yet), each in namespaces of its own on this machine; a switch connects them.""")
         self.lab.up()
 
     def introduce(self):
@@ -62,6 +63,7 @@ class Demo:
         self.tell.say(f"""The nodes share nothing but the file server, which decides who is active.
             Clients know one address, {plan.VIRTUAL4}, and the active node has it.
             On either node:  redoubt status""")
+        self.lab.wait_for(lambda: self.lab.status("node-b")["active"], 20, "both know who is active")
         self.tell.block(self.lab.host("node-b").run("redoubt", "status", "--no-color").stdout)
 
     def devices(self):
@@ -84,6 +86,79 @@ class Demo:
             if row:
                 lines.append(f"{host:<12} {row[1]:>8} {row[2]:>8} {row[3]:>6}  {told}")
         return "\n".join(lines)
+
+    def redoubt(self, *words):
+        """A command of an administrator, on the active node; what it prints is shown."""
+        shown = " ".join(f'"{word}"' if " " in word else word for word in words)
+        self.tell.say(f"$ redoubt {shown}")
+        told = self.lab.host(self.lab.active()).run("redoubt", *words, "--no-color", timeout=120)
+        return told.stdout
+
+    def enrol(self):
+        self.tell.chapter("A new device")
+        self.tell.say("""A device that nobody has prepared. An administrator makes a token; the
+            device makes a key that never leaves it, checks the server by the token, and gets its
+            certificate.""")
+        token = json.loads(self.lab.host(self.lab.active()).run(
+            "redoubt", "token", "create", "one new device", "--json").stdout)["token"]
+        newcomer = self.lab.host(plan.NEWCOMER)
+        self.tell.say(f"$ redoubt-agent enrol --server redoubt --token {token[:24]}...")
+        self.tell.block(newcomer.run("redoubt-agent", "enrol", "--server", "redoubt", "--token",
+                                     token).stdout)
+        newcomer.start("agent")
+        self.lab.wait_for(lambda: self.lab.sql(
+            "select 1 from redoubt.report r join redoubt.device d on d.id = r.device_id "
+            "where d.name = %s", plan.NEWCOMER), 30, "the new device reports")
+        self.tell.event("its first report is stored")
+        self.lab.wait_for(lambda: self.lab.sql("select 1 from redoubt.device where name = %s and "
+                                               "status = 'ok'", plan.NEWCOMER), 30,
+                          "its protection is in order")
+
+    def policy(self):
+        self.tell.chapter("A policy reaches the devices")
+        began = time.monotonic()
+        self.tell.block(self.redoubt("policy", "set", "/", "scan.cpu_percent=3",
+                                     "agent.heartbeat_s=60"))
+        self.lab.wait_for(lambda: not self.lab.sql("""
+            select 1 from redoubt.device d join redoubt.effective e using (group_id)
+            where d.policy_hash is distinct from e.hash or d.policy_state <> 'applied' limit 1"""),
+                          60, "every device applies it", 0.02)
+        self.tell.event(f"applied by every device, {time.monotonic() - began:.2f} s after the "
+                        f"command")
+        self.tell.block(self.redoubt("device", "list"))
+
+    def scan(self):
+        """A scan is under way; what was planted for it to find."""
+        self.tell.chapter("A scan, and the active node loses power in its middle")
+        for host in self.clients:
+            self.lab.host(host).run("sh", "-ec", f"""
+                mkdir -p {FOLDER}; cd {FOLDER}
+                for i in $(seq 1500); do echo "clean $i" > file-$i; done
+                echo "x{confs.MARKER}x" > invoice.pdf""")
+        self.tell.say(f"""On each client lies {FOLDER}/invoice.pdf, which its engine knows by a
+            signature of this lab.""")
+        self.redoubt("task", "create", "demo scan", "scan", "--path", FOLDER, "--group", "/")
+        self.redoubt("task", "start", "demo scan")
+        self.lab.wait_for(lambda: self.lab.sql(
+            "select 1 from redoubt.run where state = 'running' and percent between 1 and 90"), 60,
+                          "the scan is under way", 0.02)
+        self.tell.event("devices are in the middle of the scan")
+
+    def scanned(self):
+        self.lab.wait_for(lambda: not self.lab.sql(
+            "select 1 from redoubt.run where state <> 'finished'"), 120, "the scan ends", 0.05)
+        self.tell.event("every device has finished its scan, without beginning again")
+        self.tell.block(self.redoubt("task", "results", "demo scan"))
+        ((finished, runs),) = self.lab.sql(
+            "select count(*), count(distinct data ->> 'run') from redoubt.event "
+            "where kind = 'run_finished'")
+        ((found,),) = self.lab.sql("select count(*) from redoubt.event where kind = 'threat_found'")
+        ((held,),) = self.lab.sql("select count(*) from redoubt.quarantine where state = 'held'")
+        if finished != runs or not found == held == len(self.clients):
+            raise LabError(f"{finished} ends of {runs} runs, {found} found, {held} held")
+        self.tell.say(f"""{runs} runs, each told once. {found} planted files, each found once and in
+            quarantine:""")
+        self.tell.block(self.redoubt("device", "quarantine", self.clients[0]))
 
     def happen(self, name, words):
         """One event at the active node: what clients see of it, measured."""
@@ -115,11 +190,12 @@ class Demo:
         self.happen("switchover", "redoubt switchover: {active} hands over")
 
     def disaster(self):
-        self.tell.chapter("The active node loses power")
-        self.tell.say("""Its processes end at this instant and its network goes dark. The other
+        self.scan()
+        self.tell.say("""The processes of the active node end at this instant and its network goes dark. The other
             node cannot know that: it sees a lease that is no longer renewed, waits until the
             dead node must have stopped by itself, and takes over.""")
         active = self.happen("power-off", "power off: {active}")
+        self.scanned()
         self.tell.chapter("Was anything lost?")
         number = stored_as_told(self.lab)
         self.tell.say(f"""The devices were told of {number} reports that they are stored. All
@@ -160,6 +236,7 @@ Try next:
   ./dev lab exec node-a redoubt status --watch   (in a second terminal)
   ./dev lab power-off node-a                     or:  cut node-a fileserver, freeze node-a
   ./dev lab exec node-b redoubt explain
+  ./dev lab exec node-a redoubt device list      (and policy, task, events, token: README)
   ./dev lab down
   ./dev bench failover --trials 5                every failure, measured
 """
@@ -177,7 +254,7 @@ def main():
     if args.devices < 1:
         parser.error("--devices: at least 1")
     teller = Teller()
-    lab = Lab(f"demo-{os.getpid()}", profile=args.profile, devices=args.devices, report_ms=500,
+    lab = Lab(f"demo-{os.getpid()}", profile=args.profile, devices=args.devices, report_ms=500, newcomer=True,
               say=teller.event)
     demo = Demo(lab, teller)
     with interruptible(), lab:
@@ -185,6 +262,8 @@ def main():
         demo.introduce()
         demo.devices()
         with Checker(lab) as checker:
+            demo.enrol()
+            demo.policy()
             demo.planned()
             demo.disaster()
             demo.small()

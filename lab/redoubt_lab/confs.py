@@ -63,12 +63,14 @@ def render(sections):
 
 
 def agent(lab, host):
+    """A newcomer's certificate and key will be where enrolment puts them."""
+    own = host != plan.NEWCOMER
     return render({"agent": {
         "server": f"redoubt:{plan.SERVER_PORT}",
         "server_name": "redoubt",
-        "certificate": "/etc/redoubt/agent.pem",
-        "key": "/etc/redoubt/agent.key",
-        "ca": "/etc/redoubt/agent-ca.pem",
+        "certificate": "/etc/redoubt/agent.pem" if own else None,
+        "key": "/etc/redoubt/agent.key" if own else None,
+        "ca": "/etc/redoubt/agent-ca.pem" if own else None,
         "spool": "/var/lib/redoubt-agent/spool.db",
         "clamd": "/run/clamav/clamd.ctl",
         "clamd_conf": CLAMD_CONF,

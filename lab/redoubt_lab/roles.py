@@ -75,7 +75,8 @@ def _client(lab, host):
     role = Role()
     _engine(role)
     if host == plan.NEWCOMER:
-        role.folders += [("/var/lib/redoubt-agent", None), ("/etc/redoubt", None)]
+        role.files["/etc/redoubt/agent.conf"] = (confs.agent(lab, host), 0o640, None)
+        role.folders.append(("/var/lib/redoubt-agent", None))
     else:
         _device(lab, host, role, None)
     role.units.append({"name": "agent", "restart_s": 1.0, "autostart": False,

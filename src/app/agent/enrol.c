@@ -110,6 +110,17 @@ static enum err call(const struct enrol *n, bool verified, const char *path,
     return http_call(&c, out, info);
 }
 
+static int store_authority(struct enrol *n, const char *pem)
+{
+    struct err_info info = { .what = "" };
+
+    n->ca.n = strlen(pem);
+    memcpy(n->ca.text, pem, n->ca.n + 1);
+    if (identity_write(n->pending_ca, ca_pem_str(&n->ca), 0644, &info) == ERR_OK)
+        return 0;
+    return complain(n, "not_stored", info.what, "Run it as root.");
+}
+
 /* The authority that the token names, from whoever has it. */
 static int fetch_authority(struct enrol *n)
 {
@@ -135,12 +146,8 @@ static int fetch_authority(struct enrol *n)
                      "The server's authority is not the one that the token names.",
                      "Either the token is of another cluster, or somebody else answers "
                      "at this address. The token was not shown to it.");
-    if (r == 0) {
-        n->ca.n = strlen(pem);
-        memcpy(n->ca.text, pem, n->ca.n + 1);
-        if (identity_write(n->pending_ca, ca_pem_str(&n->ca), 0644, &info) != ERR_OK)
-            r = complain(n, "not_stored", info.what, "Run it as root.");
-    }
+    else
+        r = store_authority(n, pem);
     json_decref(j);
     http_answer_release(&a);
     return r;
