@@ -70,7 +70,7 @@ static void again(struct device *d)
         d->failures = 0;
     } else {
         f->counts.failed++;
-        wait_ms = RETRY_MIN_MS << (d->failures < 4 ? d->failures : 4);
+        wait_ms = (uint32_t)RETRY_MIN_MS << (d->failures < 4 ? d->failures : 4);
         wait_ms = wait_ms > RETRY_MAX_MS ? RETRY_MAX_MS : wait_ms;
         d->failures++;
     }

@@ -14,8 +14,8 @@ from test_events import Session, event
 from test_server import (_active, _certificates, _daemon, _database, _epoch,  # noqa: F401
                          _folder, connect, new_id, report, store)
 
-REPORT, EVENTS, TASKS, SESSION = (f"com.redoubt.{n}/v1" for n in (
-    "report", "events", "tasks", "session"))
+REPORT, EVENTS, TASKS, SESSION, LICENCE = (f"com.redoubt.{n}/v1" for n in (
+    "report", "events", "tasks", "session", "licence"))
 CAPABILITIES = 0x1 | 0x2 | 0x100 | 0x1000 | 0x2000  # config and connection settings, too
 ROOT = {"id": "/"}
 
@@ -139,7 +139,7 @@ def put_policy(session, **settings):
 def test_the_first_answer_says_what_the_server_can_do(active, certificates):
     agent = Agent(active, certificates)
     assert agent.first.capabilities == 0x63
-    assert agent.first.customs == [REPORT, EVENTS, TASKS, SESSION]
+    assert agent.first.customs == [REPORT, EVENTS, TASKS, SESSION, LICENCE]
     session = agent.letter("session")
     assert session["epoch"] == active.epoch and session["spread_ms"] == 0
     assert abs(session["now"] - time.time()) < 5

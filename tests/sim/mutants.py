@@ -114,7 +114,7 @@ MUTANTS = [
      [("tests/sim/host.c", "if (s->layers.fence && e->arg2 != s->db.fence)", "if (false)")]),
 ]
 SOURCES = ["src/base", "src/wire/json.c", "src/wire/json.h", "src/wire/record.c",
-           "src/wire/record.h", "src/core/cluster", "src/port", "src/run", "tests/sim"]
+           "src/wire/record.h", "src/wire/uuid.h", "src/wire/uuid.c", "src/core/cluster", "src/port", "src/run", "tests/sim"]
 
 
 def copy(to):

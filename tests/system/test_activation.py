@@ -3,6 +3,8 @@ import json
 import os
 import subprocess
 
+import pytest
+
 from conftest import TOP
 from redoubt_lab import pki, plan
 
@@ -30,6 +32,31 @@ def lease(host):
 
 def seats(scene):
     return dict(scene.lab.sql("select device::text, count(*) from redoubt.seat group by device"))
+
+
+def licences(scene):
+    """What devices say of their licence: {device: state}."""
+    return dict(scene.lab.sql("""
+        select id::text, description -> 'non_identifying' ->> 'protection.licence'
+        from redoubt.device"""))
+
+
+@pytest.fixture(autouse=True)
+def everybody_has_a_lease(scene):
+    """The agents ask for themselves; from then on the seats change no more."""
+    devices = {plan.device_id(host) for host in scene.lab.managed()}
+    scene.lab.wait_for(lambda: all(licences(scene).get(device) == "ok" for device in devices), 90,
+                       "every device has a lease", 0.2, lambda: str(licences(scene)))
+
+
+def test_agents_lease_by_themselves_and_tell_it_once(scene):
+    devices = {plan.device_id(host) for host in scene.lab.managed()}
+    assert set(seats(scene)) == devices
+    told = scene.lab.sql("select device_id::text, data ->> 'state' from redoubt.event "
+                         "where kind = 'licence_changed'")
+    assert sorted(told) == sorted((device, "ok") for device in devices)
+    kept = json.loads(scene.host("client-1").read("/var/lib/redoubt-agent/licence.json"))
+    assert json.loads(kept["document"])["device"] == plan.device_id("client-1")
 
 
 def switch_over(scene):

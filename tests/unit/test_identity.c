@@ -262,8 +262,10 @@ static struct ca_pem of_another_device(const struct ca_pem *request)
     for (size_t i = 0; i < 3; i++)
         pem[i] = (gnutls_datum_t){ (unsigned char *)(uintptr_t)in[i]->text,
                                    (unsigned)in[i]->n };
-    assert_true(gnutls_x509_crt_init(&crt) >= 0 && gnutls_x509_crt_init(&ca) >= 0);
-    assert_true(gnutls_x509_crq_init(&crq) >= 0 && gnutls_x509_privkey_init(&key) >= 0);
+    assert_true(gnutls_x509_crt_init(&crt) >= 0);
+    assert_true(gnutls_x509_crt_init(&ca) >= 0);
+    assert_true(gnutls_x509_crq_init(&crq) >= 0);
+    assert_true(gnutls_x509_privkey_init(&key) >= 0);
     assert_true(gnutls_x509_crq_import(crq, &pem[0], GNUTLS_X509_FMT_PEM) >= 0);
     assert_true(gnutls_x509_crt_import(ca, &pem[1], GNUTLS_X509_FMT_PEM) >= 0);
     assert_true(gnutls_x509_privkey_import(key, &pem[2], GNUTLS_X509_FMT_PEM) >= 0);

@@ -36,6 +36,7 @@ enum {
 #define EVENTS_CAPABILITY  "com.redoubt.events/v1"
 #define TASKS_CAPABILITY   "com.redoubt.tasks/v1"
 #define SESSION_CAPABILITY "com.redoubt.session/v1"
+#define LICENCE_CAPABILITY "com.redoubt.licence/v1"
 
 struct agent_counts {
     uint64_t made, lost, acknowledged, refused, unavailable, bad_requests, connects;

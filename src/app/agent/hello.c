@@ -52,7 +52,7 @@ static void add_facts(struct agent *a, struct opamp_agent *m)
     opamp_add_text(&m->other, STR("protection.realtime"), str_of(f.realtime));
     opamp_add_int(&m->other, STR("protection.last_scan"), f.last_scan);
     opamp_add_int(&m->other, STR("protection.threats_open"), f.threats_open);
-    opamp_add_text(&m->other, STR("protection.licence"), STR("unknown"));
+    opamp_add_text(&m->other, STR("protection.licence"), str_of(f.licence));
 }
 
 void hello_add(struct agent *a, struct opamp_agent *m)
@@ -74,8 +74,8 @@ void hello_add(struct agent *a, struct opamp_agent *m)
     add_facts(a, m);
     add_health(a, m);
     m->has_caps = true;
-    m->caps =
-        (struct opamp_caps){ .count = 4,
-                             .at = { STR(REPORT_CAPABILITY), STR(EVENTS_CAPABILITY),
-                                     STR(TASKS_CAPABILITY), STR(SESSION_CAPABILITY) } };
+    m->caps = (struct opamp_caps){ .count = 5,
+                                   .at = { STR(REPORT_CAPABILITY), STR(EVENTS_CAPABILITY),
+                                           STR(TASKS_CAPABILITY), STR(SESSION_CAPABILITY),
+                                           STR(LICENCE_CAPABILITY) } };
 }

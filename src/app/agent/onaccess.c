@@ -144,8 +144,10 @@ static void lose_session(struct watch *w)
             answer(w, s->fd, true);
         w->lost += s->waiting;
         s->waiting = false;
+        const bool asked = s->number != 0;
+
         s->number = 0;
-        if (++s->tries == TRIES_MAX) /* it may be what ends the engine */
+        if (asked && ++s->tries == TRIES_MAX) /* it may be what ends the engine */
             release(w, s, true);
     }
 }
@@ -213,11 +215,27 @@ static void take_answers(struct watch *w)
     }
 }
 
+/* While there is no engine: what is deleted need not be looked at, and takes up space. */
+static void let_go(struct watch *w)
+{
+    struct stat st;
+
+    for (unsigned i = 0; i < SLOTS_MAX; i++) {
+        struct slot *s = &w->slots[i];
+
+        if (s->used && !s->waiting && !s->threat[0] && fstat(s->fd, &st) == 0 &&
+            st.st_nlink == 0)
+            release(w, s, true);
+    }
+}
+
 /* Who waited long enough goes on; the verdict is still awaited, to be known and told. */
 static void check_deadlines(struct watch *w)
 {
     uint64_t now = worker_now_us();
 
+    if (!w->session)
+        let_go(w);
     for (unsigned i = 0; i < SLOTS_MAX; i++) {
         struct slot *s = &w->slots[i];
 
@@ -523,7 +541,7 @@ static void listen_all(struct watch *w)
 
         upkeep(w);
         /* Notifications may wait in the kernel, questions may not. */
-        if (!w->block && (!w->session || !free_slot(w)))
+        if (!w->block && !free_slot(w))
             p[0].fd = -1;
         p[2].fd = w->session ? clamav_session_fd(w->session) : -1;
         n = poll(p, LEN(p), anybody_waits(w) ? 20 : 200);

@@ -321,6 +321,7 @@ static int on_tick(sd_event_source *source, uint64_t us, void *arg)
 
     (void)us;
     drift_check(p);
+    licence_tick(p);
     if (count % 12 == 0)
         check_threats(p);
     if (count++ % RECOVER_EVERY == 0)
@@ -379,6 +380,7 @@ enum err protect_new(sd_event *event, const struct agent_conf *conf,
         return e;
     }
     load_state(p);
+    licence_load(p);
     *out = p;
     return ERR_OK;
 }

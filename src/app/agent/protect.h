@@ -52,6 +52,7 @@ struct protect_facts {
     const char *realtime;         /* constant: "off" | "notify" | "block" | "failed" */
     int64_t last_scan;            /* unix_s, 0: never; a full or quick scan that ended */
     uint32_t threats_open;        /* found and not cured */
+    const char *licence;          /* constant: "unknown" | "ok" | "missing" | "expired" */
 };
 
 /* Reads what it kept in conf->agent.state_dir; starts nothing before a policy is given. */
@@ -85,6 +86,9 @@ void protect_run(struct protect *p, const struct uuid *run, const char *type,
 void protect_run_cancel(struct protect *p, const struct uuid *run);
 void protect_run_pause(struct protect *p, const struct uuid *run);
 void protect_run_resume(struct protect *p, const struct uuid *run);
+
+/* Where leases are given: "host:port" of the Activation Proxy. */
+void protect_licence(struct protect *p, const char *server);
 
 /* The children: `redoubt-agent --scanner` and `--on-access`; return an exit code. */
 int scanner_main(void);

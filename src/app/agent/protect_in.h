@@ -2,7 +2,7 @@
  * protect_in: what the files of protection share among themselves.
  *
  * Shape     protect.c: life, facts, threats, jobs.  protect_runs.c: tasks of the server and
- *           the scheduled update.  protect_policy.c: the policy, drift, on-access.
+ *           the scheduled update.  protect_licence.c: the lease.  protect_policy.c: the policy, drift, on-access.
  * Threads   loop thread only
  */
 #ifndef APP_AGENT_PROTECT_IN_H
@@ -10,6 +10,7 @@
 
 #include "app/agent/child.h"
 #include "app/agent/engine_conf.h"
+#include "app/agent/licence.h"
 #include "app/agent/protect.h"
 
 enum {
@@ -94,6 +95,13 @@ struct protect {
     char *access_settings; /* JSON of what runs, to see a change */
     /* updates */
     struct job *update_job;
+    struct {
+        char server[CONF_PATH], file[CONF_PATH + 32];
+        char refused[160]; /* why there is no lease; "" unless the proxy said no */
+        struct licence_lease lease;
+        uint64_t due_us; /* not to be asked before, monotonic */
+        struct job *job;
+    } licence;
 };
 
 /* protect.c */
@@ -119,6 +127,10 @@ void update_schedule(struct protect *p);
 int64_t protect_built(struct protect *p);
 int update_due(sd_event_source *source, uint64_t us, void *arg);
 void runs_free(struct protect *p);
+
+/* protect_licence.c */
+void licence_load(struct protect *p);
+void licence_tick(struct protect *p);
 
 /* protect_policy.c */
 void policy_work(struct protect *p);

@@ -5,6 +5,7 @@
 
 #include "app/agent/agent.h"
 #include "app/agent/payload.h"
+#include "app/agent/protect.h"
 #include "sys/log/log.h"
 
 enum {
@@ -259,6 +260,19 @@ static enum err take_session(struct agent *a, const json_t *m, struct err_info *
     return ERR_OK;
 }
 
+/* Where leases are given. */
+static enum err take_licence(struct agent *a, const json_t *m, struct err_info *info)
+{
+    const char *server = json_string_value(json_object_get(m, "server"));
+
+    if (!server || strlen(server) >= CONF_PATH ||
+        strspn(server, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                       "-._:[]") != strlen(server))
+        return err_set(info, ERR_CORRUPT, 0, "an Activation Proxy without an address");
+    protect_licence(a->protect, server);
+    return ERR_OK;
+}
+
 /* One JSON object, bounded in depth and members before it is built. */
 static enum err take_json(struct agent *a, struct err_info *info)
 {
@@ -274,6 +288,8 @@ static enum err take_json(struct agent *a, struct err_info *info)
         e = events_ack(a, m, info);
     else if (str_is(c->capability, SESSION_CAPABILITY) && str_is(c->type, "session"))
         e = take_session(a, m, info);
+    else if (str_is(c->capability, LICENCE_CAPABILITY) && str_is(c->type, "where"))
+        e = take_licence(a, m, info);
     else if (str_is(c->capability, TASKS_CAPABILITY))
         e = runs_message(a, c->type, m, info);
     json_decref(m);

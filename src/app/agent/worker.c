@@ -108,7 +108,7 @@ static const struct {
     { "scan", scan_job },        { "update", update_job },
     { "engine", engine_job },    { "inventory", inventory_job },
     { "restore", cure_restore }, { "delete", cure_delete },
-    { "recover", cure_recover },
+    { "recover", cure_recover }, { "licence", licence_job },
 };
 
 static void work(struct worker *w, const json_t *job, int fd)

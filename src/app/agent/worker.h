@@ -1,6 +1,6 @@
 /*
  * worker: the process of the agent that may block: scans, the quarantine, freshclam,
- * restarting the engine, the inventory.
+ * restarting the engine, the inventory, asking for a licence.
  *
  * Purpose   `redoubt-agent --scanner` takes one job after the other from its channel and
  *           answers {"t":"done","ok":..} to each; in between it tells
@@ -32,7 +32,7 @@ struct worker {
 /* What a job answers: the members of "done"; out is new and becomes the caller's. */
 typedef enum err worker_job(struct worker *w, const json_t *job, json_t *out,
                             struct err_info *info);
-worker_job scan_job, update_job, engine_job, inventory_job;
+worker_job scan_job, update_job, engine_job, inventory_job, licence_job;
 
 /* data is stolen. */
 void worker_event(const char *kind, const char *severity, json_t *data);

@@ -18,10 +18,9 @@ static const struct {
     enum conn_custom bit;
     const char *name;
 } customs[] = {
-    { CUSTOM_REPORT, REPORT_CAPABILITY },
-    { CUSTOM_EVENTS, EVENTS_CAPABILITY },
-    { CUSTOM_TASKS, TASKS_CAPABILITY },
-    { CUSTOM_SESSION, SESSION_CAPABILITY },
+    { CUSTOM_REPORT, REPORT_CAPABILITY },   { CUSTOM_EVENTS, EVENTS_CAPABILITY },
+    { CUSTOM_TASKS, TASKS_CAPABILITY },     { CUSTOM_SESSION, SESSION_CAPABILITY },
+    { CUSTOM_LICENCE, LICENCE_CAPABILITY },
 };
 
 static const char *custom_name(enum conn_custom bit)
@@ -305,6 +304,32 @@ void answer_session(struct conn *c)
              spread_ms, spread_ms > 30000 ? spread_ms : 30000, s->epoch,
              (int64_t)now.tv_sec);
     answer_letter(c, CUSTOM_SESSION, "session", (struct str){ t.p, t.n });
+}
+
+/* Where licences are leased: at the same address, if this cluster has an Activation Proxy. */
+void answer_licence(struct conn *c)
+{
+    const struct conf *conf = &c->server->conf;
+    char where[ENDPOINT_MAX], host[CONF_PATH], text[ENDPOINT_MAX + 64];
+    uint16_t port = 0;
+    bool has = false;
+    struct text t;
+
+    for (uint32_t i = 0; i < conf->service_count; i++)
+        has |= strcmp(conf->service[i].name, "activation") == 0;
+    endpoint(c, where, sizeof(where));
+    if (!has || where[0] == '\0' ||
+        conf_listen_split(conf->activation.listen, host, sizeof(host), &port) != ERR_OK)
+        return;
+    char *at = where + strlen("wss://"), *end = strchr(at, '/');
+    if (end)
+        *end = '\0';
+    end = strrchr(at, ':');
+    if (end && !strchr(end, ']'))
+        *end = '\0';
+    text_init(&t, text, sizeof(text));
+    text_add(&t, "{\"server\":\"%s:%u\"}", at, port);
+    answer_letter(c, CUSTOM_LICENCE, "where", (struct str){ t.p, t.n });
 }
 
 void answer_error(struct conn *c, const struct uuid *uid, enum opamp_error error,

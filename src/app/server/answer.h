@@ -17,6 +17,7 @@
 #define EVENTS_CAPABILITY  "com.redoubt.events/v1"
 #define TASKS_CAPABILITY   "com.redoubt.tasks/v1"
 #define SESSION_CAPABILITY "com.redoubt.session/v1"
+#define LICENCE_CAPABILITY "com.redoubt.licence/v1"
 
 /* a: uid, flags and custom message are the caller's; the rest is added.  May close c. */
 void answer_send(struct conn *c, struct opamp_server *a);
@@ -28,6 +29,7 @@ void answer_error(struct conn *c, const struct uuid *uid, enum opamp_error error
 uint8_t answer_customs(const struct opamp_caps *caps);
 /* Queues the hints for this connection. */
 void answer_session(struct conn *c);
+void answer_licence(struct conn *c);
 /* A custom message, put behind those that wait; not if the device does not know it. */
 void answer_letter(struct conn *c, enum conn_custom custom, const char *type,
                    struct str data);

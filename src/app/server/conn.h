@@ -32,7 +32,8 @@ enum conn_custom {
     CUSTOM_REPORT = 1,
     CUSTOM_EVENTS = 2,
     CUSTOM_TASKS = 4,
-    CUSTOM_SESSION = 8
+    CUSTOM_SESSION = 8,
+    CUSTOM_LICENCE = 16
 };
 
 /* A custom message that waits to be sent. */

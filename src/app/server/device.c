@@ -238,6 +238,7 @@ static void admitted(struct conn *c, const struct json_object *o, bool first)
         if (!json_get_text(o, "at", c->since, sizeof(c->since)))
             c->since[0] = '\0';
         answer_session(c);
+        answer_licence(c);
         streams_tell(c, json_find(o, "streams"));
     }
     if (runs && runs->kind == JSON_ARRAY)

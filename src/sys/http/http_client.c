@@ -127,6 +127,10 @@ static bool set_options(CURL *curl, const struct http_call *call, const char *ur
     }
     if (call->ca_file)
         ok &= curl_easy_setopt(curl, CURLOPT_CAINFO, call->ca_file) == CURLE_OK;
+    if (call->certificate && call->key) {
+        ok &= curl_easy_setopt(curl, CURLOPT_SSLCERT, call->certificate) == CURLE_OK;
+        ok &= curl_easy_setopt(curl, CURLOPT_SSLKEY, call->key) == CURLE_OK;
+    }
     ok &= curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, 5000L) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)call->timeout_ms) == CURLE_OK;

@@ -21,9 +21,10 @@
 enum { HTTP_ANSWER_MAX = 16 * 1024 * 1024, HTTP_TAG_MAX = 64, HTTP_PATH_MAX = 8192 };
 
 struct http_call {
-    const char *unix_path;      /* NULL: */
-    const char *server;         /* "host:port", over TLS 1.2 or later */
-    const char *ca_file;        /* whom to trust; NULL: the system's certificates */
+    const char *unix_path;         /* NULL: */
+    const char *server;            /* "host:port", over TLS 1.2 or later */
+    const char *ca_file;           /* whom to trust; NULL: the system's certificates */
+    const char *certificate, *key; /* PEM files that we show over TLS; NULL: none */
     bool unverified;            /* whoever answers: for what is checked in another way */
     const char *const *headers; /* "Name: value", ended by NULL; NULL: none */
     const char *method;
