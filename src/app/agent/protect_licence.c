@@ -59,8 +59,7 @@ static void asked(struct protect *p, struct job *job, const json_t *done)
     if (refused) {
         in_seconds(p, REFUSED_S);
     } else {
-        p->licence.lease.expires =
-            json_integer_value(json_object_get(done, "expires"));
+        p->licence.lease.expires = json_integer_value(json_object_get(done, "expires"));
         p->licence.lease.renew_after =
             json_integer_value(json_object_get(done, "renew_after"));
         in_seconds(p, AGAIN_S);
@@ -88,8 +87,7 @@ void protect_licence(struct protect *p, const char *server)
     if (strcmp(server, p->licence.server) == 0)
         return;
     (void)snprintf(p->licence.server, sizeof(p->licence.server), "%s", server);
-    p->licence.due_us =
-        protect_now_us() + randombytes_uniform(FIRST_S * 1000000u);
+    p->licence.due_us = protect_now_us() + randombytes_uniform(FIRST_S * 1000000u);
 }
 
 void licence_tick(struct protect *p)
@@ -101,12 +99,12 @@ void licence_tick(struct protect *p)
     if (!wanted || p->licence.job || p->licence.server[0] == '\0' ||
         protect_now_us() < p->licence.due_us)
         return;
-    p->licence.job = job_start(
-        p,
-        json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "do", "licence", "server",
-                  p->licence.server, "ca", c->ca, "certificate", c->certificate, "key",
-                  c->key, "file", p->licence.file),
-        -1, asked, NULL);
+    p->licence.job =
+        job_start(p,
+                  json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "do", "licence", "server",
+                            p->licence.server, "ca", c->ca, "certificate", c->certificate,
+                            "key", c->key, "file", p->licence.file),
+                  -1, asked, NULL);
     if (!p->licence.job)
         in_seconds(p, AGAIN_S);
 }
