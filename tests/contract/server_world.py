@@ -71,6 +71,7 @@ class Server:
         self.capabilities = [CAPABILITY, EVENTS, TASKS, SESSION]
         self.answer = self.usual  # called for each message; returns a list of messages
         self.ack = True           # False: events are stored, and nobody is told
+        self.deaf = False         # True: pings are not answered
         self.link = None
         self.uid = None
         self.listener = None
@@ -113,7 +114,7 @@ class Server:
                     opcode, payload = self._frame(link)
                     if opcode == 8:
                         return
-                    if opcode == 9:
+                    if opcode == 9 and not self.deaf:
                         self._write(link, payload, 0x8A)
                     if opcode != 2:
                         continue

@@ -299,6 +299,18 @@ def test_garbage_from_the_server_is_bounded(make, server, garbage):
     assert agent.process.poll() is None
 
 
+@pytest.mark.parametrize("patience", [0, 60000])
+def test_how_long_the_server_may_be_silent(make, server, patience):
+    """What the device is configured for, or what the session asks for, if that is longer."""
+    server.deaf = True
+    server.hello = [custom(SESSION, "session", {"spread_ms": 0, "backoff_max_ms": 0,
+                                                "dead_after_ms": patience, "epoch": 9})]
+    agent = make(dead_after_ms=300).start()
+    server.connected()
+    time.sleep(2)
+    assert ("fallen silent" in agent.log_text()) == (patience == 0)
+
+
 def test_after_a_loss_it_comes_back_within_the_spread(make, server):
     server.hello = [custom(SESSION, "session",
                            {"spread_ms": 1500, "backoff_max_ms": 5000, "epoch": 7})]

@@ -142,6 +142,7 @@ def test_the_first_answer_says_what_the_server_can_do(active, certificates):
     assert agent.first.customs == [REPORT, EVENTS, TASKS, SESSION, LICENCE]
     session = agent.letter("session")
     assert session["epoch"] == active.epoch and session["spread_ms"] == 0
+    assert session["dead_after_ms"] == 3 * 1      # 3 ms a device
     assert abs(session["now"] - time.time()) < 5
     later = agent.ask()
     assert later.capabilities == 0 and later.customs is None

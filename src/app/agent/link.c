@@ -40,6 +40,7 @@ struct link {
     uint64_t lost_ms; /* when the trouble began; 0: no trouble */
     uint32_t wait_ms; /* the last wait that was not quick */
     uint32_t spread_ms, wait_max_ms;
+    uint32_t dead_after_ms; /* of the configuration, or what the server asks for */
     uint64_t heard_ms, pinged_ms;
     char key[TLS_WS_KEY];
     struct ws_in ws;
@@ -489,18 +490,17 @@ static void liveness(struct link *l)
 {
     uint64_t now = now_ms();
 
-    if (now - l->heard_ms >= l->conf.dead_after_ms) {
+    if (now - l->heard_ms >= l->dead_after_ms) {
         link_break(l, "the server has fallen silent");
         return;
     }
-    if (now - l->heard_ms >= l->conf.dead_after_ms / 3 &&
-        now - l->pinged_ms >= l->conf.dead_after_ms / 3) {
+    if (now - l->heard_ms >= l->dead_after_ms / 3 &&
+        now - l->pinged_ms >= l->dead_after_ms / 3) {
         l->pinged_ms = now;
         frame_send(l, WS_OP_PING, "", 0);
     }
     if (l->state == LINK_OPEN)
-        tick_in(l, l->conf.dead_after_ms / 6 > TICK_MS ? l->conf.dead_after_ms / 6
-                                                       : TICK_MS);
+        tick_in(l, l->dead_after_ms / 6 > TICK_MS ? l->dead_after_ms / 6 : TICK_MS);
 }
 
 static int on_timer(sd_event_source *source, uint64_t us, void *arg)
@@ -573,6 +573,7 @@ enum err link_new(sd_event *event, const struct conf_agent *conf, struct tls_cre
         return err_set(info, ERR_MEMORY, ENOMEM, "link");
     l->event = sd_event_ref(event);
     l->conf = *conf;
+    l->dead_after_ms = conf->dead_after_ms;
     l->creds = creds;
     l->hooks = *hooks;
     l->wait_max_ms = RETRY_MAX_MS;
@@ -604,6 +605,12 @@ void link_free(struct link *l)
     l->timer = sd_event_source_disable_unref(l->timer);
     sd_event_unref(l->event);
     free(l);
+}
+
+void link_patience(struct link *l, uint32_t dead_after_ms)
+{
+    l->dead_after_ms =
+        dead_after_ms > l->conf.dead_after_ms ? dead_after_ms : l->conf.dead_after_ms;
 }
 
 void link_pace(struct link *l, uint32_t spread_ms, uint32_t backoff_max_ms)

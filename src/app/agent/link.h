@@ -63,6 +63,8 @@ bool link_reached(const struct link *l);
 /* After the loss of an open connection the first attempt comes at random within spread_ms;
  * pauses grow to backoff_max_ms (0: as ever). */
 void link_pace(struct link *l, uint32_t spread_ms, uint32_t backoff_max_ms);
+/* The server may be silent for so long, if that is longer than the configuration says. */
+void link_patience(struct link *l, uint32_t dead_after_ms);
 
 enum link_state link_state(const struct link *l);
 const char *link_state_name(enum link_state state);

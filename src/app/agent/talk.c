@@ -246,14 +246,17 @@ static enum err take_session(struct agent *a, const json_t *m, struct err_info *
 {
     json_int_t spread = json_integer_value(json_object_get(m, "spread_ms"));
     json_int_t backoff = json_integer_value(json_object_get(m, "backoff_max_ms"));
+    json_int_t dead = json_integer_value(json_object_get(m, "dead_after_ms"));
     json_int_t epoch = json_integer_value(json_object_get(m, "epoch"));
     json_int_t now = json_integer_value(json_object_get(m, "now"));
 
-    if (spread < 0 || spread > 3600000 || backoff < 0 || backoff > 3600000 || epoch < 0)
+    if (spread < 0 || spread > 3600000 || backoff < 0 || backoff > 3600000 || epoch < 0 ||
+        dead < 0 || dead > 3600000)
         return err_set(info, ERR_CORRUPT, 0, "a session beyond all bounds");
     a->spread_ms = (uint32_t)spread;
     a->backoff_max_ms = (uint32_t)backoff;
     agent_pace(a);
+    link_patience(a->link, (uint32_t)dead);
     a->server_epoch = (uint64_t)epoch;
     if (now > 0)
         a->clock_ahead_s = now - (int64_t)(agent_unix_us() / 1000000u);

@@ -11,7 +11,8 @@
 enum {
     LETTER_MAX = 60 * 1024,
     ENDPOINT_MAX = 320,
-    SPREAD_FREE = 100 /* so few devices need no spread */
+    PINGS_PER_S = 1000, /* of all devices of a worker together */
+    SPREAD_FREE = 100   /* so few devices need no spread */
 };
 
 static const struct {
@@ -289,7 +290,9 @@ void answer_session(struct conn *c)
     const struct policy_entry *e = policies_find(s->policies, &c->group);
     uint32_t spread_ms = e ? e->spread_s * 1000u : 0;
     struct timespec now;
-    char text[160];
+    /* Three pings in that time from each must not keep this server busy. */
+    uint32_t dead_after_ms = s->conn_count * (3 * 1000u / PINGS_PER_S);
+    char text[192];
     struct text t;
 
     (void)clock_gettime(CLOCK_REALTIME,
@@ -298,11 +301,12 @@ void answer_session(struct conn *c)
     if (spread_ms == 0 && s->conn_count > SPREAD_FREE)
         spread_ms = s->conn_count * 1000u / ACCEPT_PER_S;
     text_init(&t, text, sizeof(text));
-    text_add(&t,
-             "{\"spread_ms\":%u,\"backoff_max_ms\":%u,\"epoch\":%" PRIu64
-             ",\"now\":%" PRId64 "}",
-             spread_ms, spread_ms > 30000 ? spread_ms : 30000, s->epoch,
-             (int64_t)now.tv_sec);
+    text_add(
+        &t,
+        "{\"spread_ms\":%u,\"backoff_max_ms\":%u,\"dead_after_ms\":%u,\"epoch\":%" PRIu64
+        ",\"now\":%" PRId64 "}",
+        spread_ms, spread_ms > 30000 ? spread_ms : 30000, dead_after_ms, s->epoch,
+        (int64_t)now.tv_sec);
     answer_letter(c, CUSTOM_SESSION, "session", (struct str){ t.p, t.n });
 }
 
