@@ -416,7 +416,8 @@ def test_the_policy_reaches_the_engine(managed, engine):
     pid = engine.process.pid
     assert managed.policy(engine__max_file_size_mib=9, engine__threads=4)["ok"]
     assert engine.process.pid == pid, "nothing changed, so it was not restarted"
-    assert managed.facts()["up"] and managed.facts()["engine"][0].isdigit()
+    eventually("a probe sees the engine", lambda: managed.facts()["up"], 30)
+    assert managed.facts()["engine"][0].isdigit()
     own = os.path.getmtime(os.path.join(engine.databases, "own.ndb"))
     assert managed.facts()["built"] == int(own), "clamd tells no date of such databases"
 
