@@ -227,8 +227,15 @@ static bool heartbeat(struct device *d)
     return finish(d, &w, buf);
 }
 
+/* What was told and not acknowledged is told again, with the same numbers. */
 void device_tell(struct device *d, uint32_t events)
 {
+    if (d->pending == 0) {
+        d->pending = events;
+        d->fleet->counts.events_sent += events;
+    }
+    events = d->pending;
+
     static uint8_t buf[65536];
     static char json[60000];
     struct text t;
@@ -254,7 +261,6 @@ void device_tell(struct device *d, uint32_t events)
     pb_put_bytes(&w, 3, (struct str){ t.p, t.n });
     pb_close(&w, mark);
     d->outstanding = events;
-    d->fleet->counts.events_sent += events;
     if (t.cut || !finish(d, &w, buf))
         again(d);
 }
@@ -288,6 +294,7 @@ static void acknowledged(struct device *d)
         return;
     d->event_seq += d->outstanding;
     f->counts.events_acked += d->outstanding;
+    d->pending = 0;
     f->ack_us[f->ack_n++ % ACK_RING] = now_us() - d->asked_us;
     d->outstanding = 0;
 }

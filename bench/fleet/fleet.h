@@ -44,9 +44,11 @@ struct device {
     uint64_t due_us;        /* WAITING: connect; OPEN: next heartbeat; else: give up */
     uint64_t managed_us;    /* first good answer after the mark; 0: not yet */
     uint64_t sequence, event_seq, asked_us;
-    uint32_t failures, outstanding; /* outstanding: events on their way */
-    bool greeted, held;             /* held: the server asked for patience until due */
-    uint8_t *left;                  /* bytes of a frame that is not whole yet */
+    uint32_t failures;
+    uint32_t pending,
+        outstanding;    /* events without acknowledgement; of them on their way */
+    bool greeted, held; /* held: the server asked for patience until due */
+    uint8_t *left;      /* bytes of a frame that is not whole yet */
     size_t left_n;
     uint8_t *out; /* what did not fit into the socket */
     size_t out_n, out_at;

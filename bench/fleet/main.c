@@ -111,16 +111,24 @@ static bool command(struct fleet *f)
     return true;
 }
 
-/* As many events as are due, from one device after the other. */
+static bool may_tell(const struct device *d)
+{
+    return d->state == DEVICE_OPEN && d->greeted && !d->held && d->outstanding == 0;
+}
+
+/* What has to be told again, then as many events as are due, one device after the other. */
 static void tell_events(struct fleet *f, double seconds)
 {
+    for (uint32_t i = 0; i < f->count; i++)
+        if (f->devices[i].pending > 0 && may_tell(&f->devices[i]))
+            device_tell(&f->devices[i], f->batch);
     f->owed += f->rate * seconds;
     if (f->owed > f->rate)
         f->owed = f->rate; /* what nobody could take is not made up for */
     for (uint32_t i = 0; i < f->count && f->owed >= f->batch; i++) {
         struct device *d = &f->devices[f->next_teller++ % f->count];
 
-        if (d->state != DEVICE_OPEN || !d->greeted || d->held || d->outstanding)
+        if (!may_tell(d))
             continue;
         f->owed -= f->batch;
         device_tell(d, f->batch);
