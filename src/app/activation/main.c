@@ -322,16 +322,11 @@ static enum err start(struct activation *a, struct err_info *info)
 
 static bool load(struct activation *a, const char *path)
 {
-    struct conf_errors *errors = calloc(1, sizeof(*errors));
     const char *given = redoubt_service_conf(a->service);
 
     if (!path)
         path = given[0] ? given : CONF_DEFAULT_PATH;
-    enum err e = errors ? conf_load(path, &a->conf, errors) : ERR_MEMORY;
-    if (errors && e != ERR_OK)
-        conf_errors_print(errors, path, stderr);
-    free(errors);
-    return e == ERR_OK;
+    return conf_load_told(path, &a->conf);
 }
 
 static int serve(struct activation *a, const char *path, bool check)

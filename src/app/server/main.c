@@ -334,14 +334,7 @@ static const char *path_of(const struct server *s, const char *path)
 
 static bool load(struct server *s, const char *path)
 {
-    struct conf_errors *errors = calloc(1, sizeof(*errors));
-
-    path = path_of(s, path);
-    enum err e = errors ? conf_load(path, &s->conf, errors) : ERR_MEMORY;
-    if (errors && e != ERR_OK)
-        conf_errors_print(errors, path, stderr);
-    free(errors);
-    return e == ERR_OK;
+    return conf_load_told(path_of(s, path), &s->conf);
 }
 
 static int serve(struct server *s, const struct wanted *w)

@@ -209,6 +209,8 @@ MUST_USE enum err agent_conf_parse(struct str text, struct agent_conf *out,
 
 /* Prints the errors, one a line. */
 void conf_errors_print(const struct conf_errors *errors, const char *path, FILE *to);
+/* conf_load for a program: what is wrong goes to stderr; false then. */
+MUST_USE bool conf_load_told(const char *path, struct conf *out);
 
 /*
  * conf_check_machine - what the file says against this machine: programs exist and may be

@@ -97,6 +97,17 @@ void conf_errors_print(const struct conf_errors *errors, const char *path, FILE 
         fprintf(to, "%s: and more errors\n", path);
 }
 
+bool conf_load_told(const char *path, struct conf *out)
+{
+    struct conf_errors *errors = calloc(1, sizeof(*errors));
+    enum err e = errors ? conf_load(path, out, errors) : ERR_MEMORY;
+
+    if (errors && e != ERR_OK)
+        conf_errors_print(errors, path, stderr);
+    free(errors);
+    return e == ERR_OK;
+}
+
 static enum err denied(struct err_info *info, int number, const char *path)
 {
     return err_set(info, number == ENOENT ? ERR_NOT_FOUND : ERR_DENIED, number, "open %s",
