@@ -67,8 +67,11 @@ def reap_orphans():
     command that was run in a host from outside is collected by us, not by it.  Our own
     subprocesses are in our namespace: they are left to whoever started them."""
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
-            children = file.read().split()
+        try:
+            with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
+                children = file.read().split()
+        except OSError:
+            continue   # a thread that has just ended
         for pid in children:
             try:
                 with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:

@@ -50,6 +50,7 @@ class Lab:
         self.cgroup = os.path.join(kernel.cgroup_root(), "redoubt-lab", name)
         self.switch = Switch(os.path.join(self.cgroup, "switch"), self.places.at("switch.pid"))
         self.hosts = {}
+        self._makers = None
         self._set_hosts()
 
     def _set_hosts(self):
@@ -106,6 +107,7 @@ class Lab:
         if self.exists():
             raise LabError(f"lab '{self.name}' is there already",
                            f"./dev lab down --name {self.name}, or another --name")
+        self._makers = concurrent.futures.ThreadPoolExecutor(4)
         try:
             template = self._step("templates", lambda: templates.get(self.build))
             self._step("disks", lambda: self._disks(template))
@@ -115,6 +117,9 @@ class Lab:
                 self.start_cluster()
             self._remember("up")
         except BaseException:
+            # An interruption may have come while they were waited for: they would make anew
+            # what goes down now.
+            self._makers.shutdown()
             with contextlib.suppress(Exception):
                 self._keep_logs()
             self.down()
@@ -144,7 +149,7 @@ class Lab:
                      f"mode=0711,size={_SIZE}")
         self._remember("starting")
         os.makedirs(self.cgroup)
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        with self._makers as pool:
             jobs = [pool.submit(self.programs.install, self.places.at("system")),
                     pool.submit(self._make_share),
                     pool.submit(self._make_database, template),
