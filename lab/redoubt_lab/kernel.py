@@ -2,6 +2,7 @@
 
 Nothing here knows what a lab is.
 """
+import contextlib
 import ctypes
 import os
 import time
@@ -143,9 +144,10 @@ def cgroup_kill(path, seconds=10):
     """Kill everything in a cgroup and wait until it is gone; frozen processes too."""
     if not os.path.isdir(path):
         return
-    cgroup_write(path, "cgroup.kill", "1")
 
     def ended():
+        # Again and again: a process that was forked before may still be on its way in.
+        cgroup_write(path, "cgroup.kill", "1")
         reap_orphans()
         return not cgroup_event(path, "populated")
 
@@ -167,6 +169,9 @@ def _rmdir(folder):
     except FileNotFoundError:
         pass
     except OSError:
+        # One that came in after the kill; only where the folder is still there.
+        with contextlib.suppress(OSError):
+            cgroup_write(folder, "cgroup.kill", "1")
         return False
     return True
 

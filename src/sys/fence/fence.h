@@ -27,7 +27,7 @@
 #include "port/fence.h"
 
 enum {
-    FENCE_SCHEMA_VERSION = 11, /* the newest file in db/ */
+    FENCE_SCHEMA_VERSION = 15, /* the newest file in db/ */
     FENCE_SERVER_MIN = 130000,
 };
 

@@ -1,0 +1,2 @@
+-- What is published: blobs of the data share, packages, the list that the nodes copy.
+-- works-since: 1

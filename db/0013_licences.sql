@@ -1,0 +1,2 @@
+-- Licences, their answers from the vendor, leases and seats.
+-- works-since: 1

@@ -1,0 +1,2 @@
+-- Agent packages offered to devices, in waves.
+-- works-since: 1

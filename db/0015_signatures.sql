@@ -1,0 +1,2 @@
+-- Signature databases: sets, where they come from, how old they are.
+-- works-since: 1
