@@ -19,6 +19,7 @@ static void share_put(struct node_run *r, const struct node_action *a,
                             .known_epoch = n->known_epoch,
                             .hold_ms = n->conf.hold_ms,
                             .ready = n->state == NODE_READY,
+                            .fit = node_fit(n),
                             .maintenance = n->maintenance };
     const char *state = node_state_name(n->state);
     struct text t;

@@ -190,11 +190,12 @@ enum err node_rec_encode(char *buf, size_t size, size_t *out_n, const struct mac
     text_add(&t,
              "{\"v\":%d,\"cluster\":\"%s\",\"node\":\"%s\",\"incarnation\":%llu,"
              "\"seq\":%llu,\"known_epoch\":%llu,\"hold_ms\":%u,\"ready\":%s,"
-             "\"maintenance\":%s,"
+             "\"fit\":%s,\"maintenance\":%s,"
              "\"state\":\"%s\"",
              RECORD_FORMAT, r->cluster, r->node, (unsigned long long)r->incarnation,
              (unsigned long long)r->seq, (unsigned long long)r->known_epoch, r->hold_ms,
-             r->ready ? "true" : "false", r->maintenance ? "true" : "false", r->state);
+             r->ready ? "true" : "false", r->fit ? "true" : "false",
+             r->maintenance ? "true" : "false", r->state);
     if (extra.n > 0) {
         text_bytes(&t, STR(","));
         text_bytes(&t, extra);
@@ -227,6 +228,7 @@ enum err node_rec_decode(struct node_rec *out, const struct mac_key *key,
         !json_get_u64(&body, "known_epoch", UINT64_MAX, &r.known_epoch) ||
         !get_u32(&body, "hold_ms", RECORD_HOLD_MAX_MS, &r.hold_ms) || r.hold_ms == 0 ||
         !json_get_bool(&body, "ready", &r.ready) ||
+        !json_get_bool(&body, "fit", &r.fit) ||
         !json_get_bool(&body, "maintenance", &r.maintenance) ||
         !json_get_text(&body, "state", r.state, sizeof(r.state)))
         return ERR_CORRUPT;

@@ -58,6 +58,7 @@ struct node_rec {
     uint64_t known_epoch; /* the highest epoch that this node has ever heard of */
     uint32_t hold_ms;     /* its word for a lease of its own that cannot be read (L4) */
     bool ready;
+    bool fit; /* passive, and nothing but published files is missing, if anything */
     bool maintenance;
     char state[16];
 };

@@ -27,6 +27,7 @@ struct deed {
         RIGHTS_LOST,
         RESTORE, /* ms = epochs back */
         DBMS_DOWN,
+        PUBLISHED, /* files that this node does not have, for ms */
     } what;
     uint32_t node, ms;
 };
@@ -92,6 +93,17 @@ static const struct story {
       "can.",
       14000,
       { { 4000, DBMS_DOWN, A, 5000 }, { 4500, POWER_OFF, A, 0 }, { 9500, BOOT, A, 0 } } },
+    { "published",
+      "Files are published, and the passive node fetches them; meanwhile an operator "
+      "asks "
+      "in vain for a switch, and a service fails, which is reason enough. Then the other "
+      "node has to do without them, and the active one loses power.",
+      20000,
+      { { 4000, PUBLISHED, B, 4000 },
+        { 5000, SWITCHOVER, A, 0 },
+        { 6000, SERVICE_DIES, A, 1 },
+        { 10000, PUBLISHED, A, 5000 },
+        { 11000, POWER_OFF, B, 0 } } },
     { "bad_services",
       "No service starts any more, on either node, for five seconds.",
       24000,
@@ -164,6 +176,11 @@ static void carry_out(struct sim *s, const struct deed *d)
     case DBMS_DOWN:
         sim_note(s, "the DBMS is down for %u ms", d->ms);
         s->faults.db_down_until = until;
+        break;
+    case PUBLISHED:
+        sim_note(s, "files are published that %s needs %u ms to fetch",
+                 sim_node_name(d->node), d->ms);
+        s->faults.content_until[d->node] = until;
         break;
     }
 }

@@ -427,6 +427,35 @@ static void on_fence(struct sim *s, const struct event *e)
     host_schedule(s, e->node);
 }
 
+bool host_lacks_content(const struct sim *s, uint32_t i)
+{
+    return (s->weather.content_never & 1u << i) || s->now < s->faults.content_until[i];
+}
+
+/* More is published: it takes its time to get to this node. */
+static void publish(struct sim *s, uint32_t i)
+{
+    if (rng_permille(&s->content, s->weather.content_pm))
+        s->faults.content_until[i] =
+            s->now + rng_in(&s->content, 1, 4 * s->conf.hold_ms) * 1000ull;
+}
+
+/* The mirror tells what it sees as often as the DBMS is probed. */
+static void tell_content(struct sim *s, uint32_t i)
+{
+    struct host *h = &s->host[i];
+
+    publish(s, i);
+    const bool lacks = host_lacks_content(s, i);
+
+    if (lacks == h->run->node.content && (lacks || s->faults.content_until[i] != 0))
+        sim_note(s, "%s %s", sim_node_name(i),
+                 lacks ? "lacks published files" : "has all published files");
+    node_run_event(h->run, &(struct node_event){ .kind = NODE_EV_CONTENT,
+                                                 .now = host_clock(s, i),
+                                                 .err = lacks ? ERR_NOT_FOUND : ERR_OK });
+}
+
 static void on_probe(struct sim *s, const struct event *e)
 {
     struct host *h = &s->host[e->node];
@@ -441,6 +470,7 @@ static void on_probe(struct sim *s, const struct event *e)
                                .now = host_clock(s, e->node),
                                .err = s->now < s->faults.db_down_until ? ERR_IO : ERR_OK,
                                .epoch = s->db.fence });
+    tell_content(s, e->node);
     host_schedule(s, e->node);
     weather_told(s, e->node);
 }

@@ -64,7 +64,9 @@ bool check_healthy(const struct sim *s)
         if (h->run->node.state == NODE_ACTIVE && !node_degraded(&h->run->node) &&
             check_serves(s, i) && h->page.epoch == s->db.fence)
             active++;
-        if (h->run->node.state == NODE_READY)
+        if (h->run->node.state == NODE_READY ||
+            (host_lacks_content(s, i) && h->run->node.state == NODE_FOLLOWING &&
+             node_obstacles(&h->run->node) == NODE_OB_CONTENT))
             ready++;
     }
     return active == 1 && ready == 1;

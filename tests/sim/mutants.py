@@ -94,6 +94,8 @@ MUTANTS = [
        "if (false)")]),
     ("order-address", "promotion: the address before the services", 300,
      [(CORE + "serve.c", "if (!node_services_all(n, SERVICE_BIT(SERVICE_ACTIVE)) &&\n        !mono_reached(n->last, n->promotion.limit))\n        return;", "")]),
+    ("content-forbids", "nobody serves where not all published files are", 300,
+     [(CORE + "watch.c", "NODE_OB_ADDRESS | NODE_OB_SCHEMA,", "NODE_OB_ADDRESS | NODE_OB_SCHEMA | NODE_OB_CONTENT,")]),
     ("layer-daemon", "layer 1 alone, off: the daemon never steps down in time", 300,
      [(CORE + "node.c", "mono_reached(n->last, n->lease.deadline)) {",
        "mono_reached(n->last, mono_after(n->lease.deadline, n->conf.hold_ms))) {"),

@@ -215,20 +215,23 @@ struct weather {
     bool crash, power, pause, suspend, guard_dies, restore, vanish, db_down, operators,
         cut, twin;
     bool share_faults;
+    uint32_t content_pm;    /* a probe finds that more has been published */
+    uint32_t content_never; /* bits of nodes that never get all of it */
 };
 
 /* Faults that hold now. */
 struct faults {
     uint64_t share_down_until, share_full_until, share_denied_until, share_slow_until;
     uint64_t db_down_until;
-    uint64_t cut_until[HOSTS];  /* requests of this node do not arrive */
-    uint64_t deaf_until[HOSTS]; /* its answers do not come back */
-    uint64_t bad_service_until; /* services fail on both nodes */
+    uint64_t cut_until[HOSTS];     /* requests of this node do not arrive */
+    uint64_t deaf_until[HOSTS];    /* its answers do not come back */
+    uint64_t bad_service_until;    /* services fail on both nodes */
+    uint64_t content_until[HOSTS]; /* published files are not all on this node */
 };
 
 struct sim {
     uint64_t seed;
-    struct rng rng;
+    struct rng rng, content; /* apart: what is published moves nothing else */
     uint64_t now, epoch_of_trace;
     bool trace, trace_io, fair;
     bool judge_serving; /* false: a suspended clock makes only the DBMS fence count */
@@ -276,6 +279,7 @@ static inline uint32_t sim_name(uint32_t i)
 /* host.c */
 struct mono host_clock(const struct sim *s, uint32_t i);
 uint64_t host_true_time(const struct sim *s, uint32_t i, struct mono local);
+bool host_lacks_content(const struct sim *s, uint32_t i);
 void host_boot(struct sim *s, uint32_t i);
 void host_power_off(struct sim *s, uint32_t i);
 void host_daemon_dies(struct sim *s, uint32_t i);

@@ -168,6 +168,19 @@ static void draw_focus(struct sim *s)
         w->crash = false; /* who would kill the services of a daemon that died? */
 }
 
+/* What is published, and which node never gets it: nobody may be worse off for that. */
+static void draw_content(struct sim *s)
+{
+    struct weather *w = &s->weather;
+
+    s->content.s = ~s->seed;
+    const bool yes = rng_permille(&s->content, 300) && w->focus == FOCUS_NONE;
+
+    w->content_pm = yes ? rng_in(&s->content, 1, 100) : 0;
+    w->content_never =
+        yes && rng_permille(&s->content, 300) ? rng_in(&s->content, 1, 3) : 0;
+}
+
 static void tell(struct sim *s)
 {
     const struct weather *w = &s->weather;
@@ -195,13 +208,14 @@ static void tell(struct sim *s)
     sim_note(
         s,
         "services fail %u hang %u will not start %u or stop %u, address fails %u per "
-        "mille; a fault about each %u ms:%s%s%s%s%s%s%s%s%s%s%s%s",
+        "mille; content %u per mille, never on %u; a fault about each %u "
+        "ms:%s%s%s%s%s%s%s%s%s%s%s%s",
         w->service_fail_pm, w->service_hang_pm, w->start_fail_pm, w->stubborn_pm,
-        w->address_fail_pm, w->fault_every_ms, w->crash ? " crash" : "",
-        w->power ? " power" : "", w->pause ? " pause" : "", w->suspend ? " suspend" : "",
-        w->guard_dies ? " guard" : "", w->restore ? " restore" : "",
-        w->vanish ? " vanish" : "", w->db_down ? " dbms" : "",
-        w->operators ? " operators" : "", w->cut ? " cut" : "",
+        w->address_fail_pm, w->content_pm, w->content_never, w->fault_every_ms,
+        w->crash ? " crash" : "", w->power ? " power" : "", w->pause ? " pause" : "",
+        w->suspend ? " suspend" : "", w->guard_dies ? " guard" : "",
+        w->restore ? " restore" : "", w->vanish ? " vanish" : "",
+        w->db_down ? " dbms" : "", w->operators ? " operators" : "", w->cut ? " cut" : "",
         w->share_faults ? " share" : "", w->twin ? " twin" : "");
 }
 
@@ -263,6 +277,7 @@ void weather_draw(struct sim *s)
         s->judge_serving =
             false; /* ... and then clocks stop, too: only the DBMS counts */
     draw_focus(s);
+    draw_content(s);
     s->faults = (struct faults){ 0 };
     tell(s);
     sim_after_us(s, w->fault_every_ms * 1000ull, SIM_FAULT, 0, 0, 0, 0);
@@ -516,7 +531,7 @@ void weather_fair(struct sim *s)
     w->service_fail_pm = w->service_hang_pm = w->start_fail_pm = 0;
     w->latency_us_max = w->latency_us_min + 1000;
     w->role_us_max = w->fence_us_max = 10000;
-    w->slow_read_pm = 0;
+    w->slow_read_pm = w->content_pm = 0;
     if (s->host[NODES].on) /* the second daemon of one name */
         host_power_off(s, NODES);
     for (uint32_t i = 0; i < NODES; i++) {

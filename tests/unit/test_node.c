@@ -10,8 +10,8 @@
  *   late:ERR                 an answer to a request that is not in flight
  *   top:N by:WHO seq:N released held to:WHO hold:N count:N lease:ERR    what the share shows
  *   still, moving            the holder renews no more, or again with each read
- *   peer:ready|following|gone|maintenance  paused:0|1  session:N  twin:0|1   the rest of it
- *   svc:STATE svcN:STATE  db:ERR db=N  fence:ERR fence=N  addr:ERR            answers
+ *   peer:ready|following|fit|gone|maintenance  paused:0|1  session:N  twin:0|1   the rest
+ *   svc:STATE svcN:STATE  db:ERR db=N  fence:ERR fence=N  addr:ERR  content:ERR   answers
  *   op:switchover|on|off|adopt
  *   |                        forget the actions so far
  *   ?STATE why:WORD ob:HEX left:MS holds:0|1 degraded:0|1 moves:N             must be so
@@ -34,7 +34,7 @@ struct world {
     struct node n;
     struct mono now;
     struct node_seen share;
-    bool moving, twin;
+    bool moving, twin, bare; /* bare: published files are not here, whatever auto does */
     uint64_t prints, peer_seq;
     uint32_t session, seen_count;
     struct node_action seen[SEEN_MAX];
@@ -136,6 +136,8 @@ static void answer_all(void)
 static void automatic(uint64_t ms)
 {
     step((struct node_event){ .kind = NODE_EV_DATABASE });
+    if (!w.bare)
+        step((struct node_event){ .kind = NODE_EV_CONTENT });
     for (; ms > 0; ms--) {
         w.now = mono_after(w.now, 1);
         answer_all();
@@ -251,6 +253,7 @@ static void set_peer(const char *how)
     w.share.have_peer = strcmp(how, "gone") != 0;
     w.share.peer.ready = strcmp(how, "ready") == 0 || strcmp(how, "maintenance") == 0;
     w.share.peer.maintenance = strcmp(how, "maintenance") == 0;
+    w.share.peer.fit = w.share.peer.ready || strcmp(how, "fit") == 0;
 }
 
 /* What the share shows. */
@@ -312,6 +315,9 @@ static void answer_other(const char *word)
         ev.epoch = number_of(v + 1);
     if (word[0] == 'd') {
         ev.kind = NODE_EV_DATABASE;
+    } else if (word[0] == 'c') {
+        ev.kind = NODE_EV_CONTENT;
+        w.bare = ev.err != ERR_OK;
     } else if (word[0] == 'f') {
         ev.kind = NODE_EV_FENCE;
         ev.request = w.n.fence.request;
@@ -369,7 +375,7 @@ static void event_of(const char *word)
     } else if (strncmp(word, "op:", 3) == 0) {
         operate(word + 3);
     } else if (strncmp(word, "db", 2) == 0 || strncmp(word, "fence", 5) == 0 ||
-               strncmp(word, "addr", 4) == 0) {
+               strncmp(word, "addr", 4) == 0 || strncmp(word, "content", 7) == 0) {
         answer_other(word);
     } else {
         answer_share(err_of(word));

@@ -19,6 +19,15 @@ static const struct row rows[] = {
     { .name = "a service that is not in standby hinders",
       .script = READY "svc1:failed ?following why:unprepared ob:2" },
     { .name = "the DBMS out of reach hinders", .script = READY "db:io ?following ob:4" },
+    { .name = "published files that are not here hinder, until they are",
+      .script = READY "content:io ?following why:unprepared ob:800 auto:500 ob:800 "
+                      "content:ok ?ready" },
+    { .name = "before anybody has told it, the files are not here",
+      .script = "start svc:standby db:ok addr:ok idle ob:a00 content:ok ob:200 "
+                "content:io ob:a00" },
+    { .name =
+          "what was known of the files stays known while the DBMS and the share are away",
+      .script = READY "idle db:io +1400 io +10 ob:5" },
     { .name = "maintenance hinders and is remembered",
       .script = READY "| op:on !answer=ok !remember ?following ob:8 op:off ?ready" },
     { .name = "maintenance outlives a restart",
@@ -276,6 +285,23 @@ static const struct row rows[] = {
     { .name = "an unprepared node leaves an expired lease for unready_ms more",
       .script =
           CHANGED "svc1:failed +1000 idle +1000 idle +59 idle ~claim +1 idle !claim" },
+    { .name = "without the published files an expired lease is left for unready_ms, no "
+              "longer",
+      .script =
+          CHANGED "content:io +1000 idle +1000 idle +59 idle ~claim +1 idle !claim" },
+    { .name = "without them a node that nobody relieves serves what it has",
+      .script = "content:io still start auto:4500 ?active degraded:0" },
+    { .name = "a lease released to us is taken although published files are not here",
+      .script = READY "content:io released to:node-a | +100 ok idle !claim" },
+    { .name = "a failed service moves to a peer that lacks nothing but published files",
+      .script = ACTIVE "peer:fit auto:200 svc1:failed ?demoting why:service_failed "
+                       "auto:20 !release=node-b" },
+    { .name = "a stop gives the lease to a peer that lacks nothing but published files",
+      .script = ACTIVE "peer:fit auto:200 | stop auto:20 !release=node-b ?stopped" },
+    { .name = "an operator does not switch to a peer without the published files",
+      .script = ACTIVE "peer:fit auto:200 | op:switchover !answer=denied ?active" },
+    { .name = "nor by maintenance",
+      .script = ACTIVE "peer:fit auto:200 | op:on !answer=denied ?active" },
     { .name = "paused: a lease that expired is not taken from the peer",
       .script = READY "paused:1 still auto:5000 ~claim" },
     { .name = "paused: the last holder may come back",

@@ -129,6 +129,7 @@ static void a_node_record_carries_what_is_added(void **state)
                            .seq = 3,
                            .hold_ms = 700,
                            .ready = true,
+                           .fit = true,
                            .state = "ready" },
                     out;
     char buf[1024];
@@ -143,7 +144,7 @@ static void a_node_record_carries_what_is_added(void **state)
     struct str bytes = { buf, n };
 
     assert_int_equal(node_rec_decode(&out, &key, cluster, "node-b", bytes), ERR_OK);
-    assert_true(out.ready && !out.maintenance && out.seq == 3);
+    assert_true(out.ready && out.fit && !out.maintenance && out.seq == 3);
     assert_int_equal(record_open(bytes, &key, STR("node/node-b"), &body), ERR_OK);
     assert_int_equal(json_load(&o, body), ERR_OK);
     assert_int_equal(json_find(&o, "services")->kind, JSON_ARRAY);

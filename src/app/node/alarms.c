@@ -281,9 +281,9 @@ static void look_at_peer(struct daemon *d, bool on[ALARM_COUNT])
     const bool silent =
         !n->peer.alive || mono_since_ms(now, n->peer.changed) > n->conf.peer_fresh_ms;
 
-    const bool unready =
-        peer_stays_unready(d, !silent && !n->peer.rec.maintenance &&
-                                  n->state == NODE_ACTIVE && !n->peer.rec.ready);
+    const bool unready = peer_stays_unready(
+        d, !silent && !n->peer.rec.maintenance && n->state == NODE_ACTIVE &&
+               !n->peer.rec.ready && !n->peer.rec.fit);
 
     if (node_obstacles(n) & NODE_OB_SHARE)
         return; /* we cannot know */

@@ -359,7 +359,7 @@ static void explain_active(struct daemon *d, json_t *l)
 {
     const struct node *n = &d->run.node;
     const char *peer = d->conf.cluster.peer;
-    const bool can = node_peer_can_take(n) && !n->paused;
+    const bool can = node_peer_fit(n) && !n->paused;
     const uint32_t wait = node_wait_ms(&n->conf, n->conf.hold_ms);
     const char *refusal = peer_refusal(n);
 
@@ -415,8 +415,9 @@ static void explain_passive(struct daemon *d, json_t *l)
             lead, self,
             node_wait_ms(&n->conf,
                          n->seen.lease.hold_ms ? n->seen.lease.hold_ms : n->conf.hold_ms),
-            ob & NODE_OB_SERVICES ? " (and a little later, because it is not prepared)"
-                                  : "");
+            ob & (NODE_OB_SERVICES | NODE_OB_CONTENT)
+                ? " (and a little later, because it is not prepared)"
+                : "");
 }
 
 json_t *status_explain(struct daemon *d)

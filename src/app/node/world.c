@@ -427,6 +427,7 @@ static void start(struct daemon *d)
     node_run_init(&d->run, &conf, &d->key, &ports, known, maintenance);
     d->running = true;
     world_event(d, &(struct node_event){ .kind = NODE_EV_START });
+    world_event(d, &(struct node_event){ .kind = NODE_EV_CONTENT });
 }
 
 enum err world_open(struct daemon *d, struct err_info *info)

@@ -133,7 +133,15 @@ uint32_t node_obstacles(const struct node *n)
         ob |= NODE_OB_SCHEMA;
     if (node_just_connected(n))
         ob |= NODE_OB_CONNECTED;
+    if (!n->content)
+        ob |= NODE_OB_CONTENT;
     return ob;
+}
+
+bool node_fit(const struct node *n)
+{
+    return (n->state == NODE_FOLLOWING || n->state == NODE_READY) &&
+           (node_obstacles(n) & ~(uint32_t)NODE_OB_CONTENT) == 0;
 }
 
 bool node_degraded(const struct node *n)
@@ -143,10 +151,16 @@ bool node_degraded(const struct node *n)
             !n->fence.ok || !n->address.up || n->lease.moves >= n->conf.switch_max);
 }
 
+bool node_peer_fit(const struct node *n)
+{
+    return n->peer.alive && (n->peer.rec.ready || n->peer.rec.fit) &&
+           !n->peer.rec.maintenance &&
+           mono_since_ms(n->last, n->peer.changed) <= n->conf.peer_fresh_ms;
+}
+
 bool node_peer_can_take(const struct node *n)
 {
-    return n->peer.alive && n->peer.rec.ready && !n->peer.rec.maintenance &&
-           mono_since_ms(n->last, n->peer.changed) <= n->conf.peer_fresh_ms;
+    return n->peer.rec.ready && node_peer_fit(n);
 }
 
 void node_know_epoch(struct node *n, uint64_t epoch, struct node_actions *out)
@@ -328,6 +342,16 @@ static void on_database(struct node *n, const struct node_event *ev,
     }
 }
 
+/* Nothing but an event changes it: who cannot look any more keeps what was known. */
+static void on_content(struct node *n, const struct node_event *ev)
+{
+    const bool here = ev->err == ERR_OK;
+
+    if (n->content != here)
+        n->due.put_now = true; /* the peer's choice depends on it */
+    n->content = here;
+}
+
 /* What the event tells, whatever the state.  Actions only where no state has a say. */
 static void absorb(struct node *n, const struct node_event *ev, struct answer *a,
                    struct node_actions *out)
@@ -347,6 +371,7 @@ static void absorb(struct node *n, const struct node_event *ev, struct answer *a
     case NODE_EV_ADDRESS: on_address(n, ev); break;
     case NODE_EV_FENCE: on_fence(n, ev, out); break;
     case NODE_EV_DATABASE: on_database(n, ev, out); break;
+    case NODE_EV_CONTENT: on_content(n, ev); break;
     case NODE_EV_OPERATOR: on_operator(n, ev, out); break;
     case NODE_EV_AUX: n->due.aux = true; break;
     case NODE_EV_GUARD_LOST:

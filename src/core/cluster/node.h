@@ -86,7 +86,8 @@ enum node_why {
     X(NODE_OB_STOPPING, 7, "this node is stopping")                                      \
     X(NODE_OB_ADDRESS, 8, "the virtual IP could not be removed here")                    \
     X(NODE_OB_CONNECTED, 9, "the connection to the file server is too new to be sure")   \
-    X(NODE_OB_SCHEMA, 10, "the DBMS or its schema does not fit this program")
+    X(NODE_OB_SCHEMA, 10, "the DBMS or its schema does not fit this program")            \
+    X(NODE_OB_CONTENT, 11, "published files are not all here yet")
 
 enum node_obstacle {
 #define X(code, bit, text) code = 1u << (bit),
@@ -130,6 +131,7 @@ enum node_event_kind {
     NODE_EV_ADDRESS,  /* up or down was answered */
     NODE_EV_FENCE,    /* raise was answered */
     NODE_EV_DATABASE, /* the DBMS was probed */
+    NODE_EV_CONTENT,  /* ERR_OK: every published file is on the local disk */
     NODE_EV_OPERATOR,
     NODE_EV_AUX, /* somebody else wants the share once (NODE_ACT_AUX) */
     NODE_EV_GUARD_LOST,
@@ -260,6 +262,7 @@ struct node {
         bool unfit; /* reached, but of a version or with a schema that we must not use */
         uint64_t epoch;
     } database;
+    bool content; /* what is published is here: as it was told last */
     struct {
         bool known, alive; /* seen at all; seen to change */
         struct mono changed;
@@ -315,6 +318,9 @@ void node_check(const struct node *n);
 /* 0: prepared to take over.  Bits of enum node_obstacle. */
 uint32_t node_obstacles(const struct node *n);
 
+/* Passive, and nothing but published files is missing, if anything is. */
+bool node_fit(const struct node *n);
+
 /* Holds a lease whose deadline has not passed, as far as it knows. */
 bool node_holds(const struct node *n);
 
@@ -324,6 +330,12 @@ bool node_degraded(const struct node *n);
 
 /* Would the peer take over now, as far as this node can see? */
 bool node_peer_can_take(const struct node *n);
+
+/*
+ * The same, or all that it lacks is published files: it serves those that it has.  Good enough
+ * for what cannot wait, a service that failed here or a stop; an operator's wish can.
+ */
+bool node_peer_fit(const struct node *n);
 
 /* The wait of L3 for a holder's hold: hold + 1 % + margin. */
 uint32_t node_wait_ms(const struct node_conf *conf, uint32_t hold_ms);

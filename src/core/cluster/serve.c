@@ -114,7 +114,7 @@ void node_demote(struct node *n, enum node_why why, bool to_peer,
                  struct node_actions *out)
 {
     n->demotion.why = why;
-    n->demotion.to_peer = to_peer && node_peer_can_take(n);
+    n->demotion.to_peer = to_peer && node_peer_fit(n);
     n->demotion.to_self = false;
     n->demotion.revoked = false;
     n->demotion.began = n->last;
@@ -184,7 +184,7 @@ static bool hand_over(struct node *n, struct node_actions *out)
     if (!service_trouble(n))
         return false;
     n->lease.calm_since = n->last;
-    if (n->paused || n->lease.moves >= n->conf.switch_max || !node_peer_can_take(n))
+    if (n->paused || n->lease.moves >= n->conf.switch_max || !node_peer_fit(n))
         return false;
     n->lease.moves++;
     node_demote(n,

@@ -13,6 +13,12 @@ enum {
 static const struct mono AT_ONCE = { 0 };
 
 /*
+ * Who lacks one of these leaves the lease to a node that lacks none, but only for unready_ms:
+ * a node that serves what it has is better than nobody.
+ */
+enum { YIELDS = NODE_OB_SERVICES | NODE_OB_CONTENT };
+
+/*
  * The hold of a lease whose record we cannot read: cut off in the middle of a claim, or gone
  * from the share.  It is ours or the peer's, and both write their hold into their node records
  * before they claim (L4: the holder's word).  Only what was asked for after `since` counts.
@@ -89,7 +95,7 @@ static struct mono released_time(const struct node *n, bool to_us, bool prepared
 static struct mono free_time(const struct node *n)
 {
     const struct lease_rec *rec = &n->seen.lease;
-    const bool prepared = !(node_obstacles(n) & NODE_OB_SERVICES);
+    const bool prepared = !(node_obstacles(n) & YIELDS);
     const bool readable = n->seen.lease_err == ERR_OK;
 
     uint32_t forbids = node_obstacles(n) & FORBIDS;
