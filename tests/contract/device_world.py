@@ -70,7 +70,7 @@ class Postgres:
         self.admin("CREATE DATABASE redoubt OWNER redoubt")
         for path in sorted(glob.glob(os.path.join(TOP, "db", "0*.sql"))):
             with open(path, encoding="utf-8") as file:
-                self.query(file.read())
+                self.query(file.read() + ";SELECT 1")  # of comments only: refused by psycopg2
 
     def _as(self, program, *argv):
         command = [os.path.join(self.bin, program), *argv]
