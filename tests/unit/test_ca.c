@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "sys/ca/ca.h"
+#include "sys/ca/ca_link.h"
 #include "sys/ca/seal.h"
 
 static struct {
@@ -392,6 +393,26 @@ static void a_seal_keeps_its_secret(void **state)
     assert_int_equal(seal_close(&key, STR("ca.key"), body, again, body.n, &n), ERR_LIMIT);
 }
 
+/* The expected text was made by another program (Python's hashlib). */
+static void a_link_is_what_nginx_checks(void **state)
+{
+    static const char path[] = "/private/packages/a/1/a.deb";
+    char key[CA_LINK_KEY], out[CA_LINK_MAX], longest[CA_LINK_MAX + 2 * CA_LINK_KEY + 32];
+
+    (void)state;
+    assert_int_equal(ca_link_key(STR("0123456789abcde"), key, &t.why), ERR_CORRUPT);
+    assert_int_equal(ca_link_key(STR("0123456789abcdef"), key, &t.why), ERR_OK);
+    assert_int_equal(ca_link_make(key, path, 1700000000, out, &t.why), ERR_OK);
+    assert_string_equal(
+        out, "/private/packages/a/1/a.deb?md5=g-ebMrdNKbY_0sLOlrSczg&expires=1700000000");
+    memset(longest, 'a', sizeof(longest) - 1);
+    longest[sizeof(longest) - 1] = '\0';
+    assert_int_equal(ca_link_make(key, longest, 1, out, &t.why), ERR_LIMIT);
+    longest[CA_LINK_MAX - 8] =
+        '\0'; /* it is hashed, but does not fit with what follows */
+    assert_int_equal(ca_link_make(key, longest, 1, out, &t.why), ERR_LIMIT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -408,6 +429,7 @@ int main(void)
         cmocka_unit_test(bad_requests),
         cmocka_unit_test(the_hash_is_of_the_key),
         cmocka_unit_test(a_seal_keeps_its_secret),
+        cmocka_unit_test(a_link_is_what_nginx_checks),
     };
 
     return cmocka_run_group_tests_name("ca", tests, make_authority, drop_authority);

@@ -10,117 +10,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/str.h"
+#include "app/web/render.h"
 
-enum { TEST_LIMIT_MS = 5000, CONF_BYTES = 8192, WORKER_CONNECTIONS = 4096 };
-
-/* What may stand between quotation marks in nginx.conf without meaning anything there. */
-static bool plain(const char *value)
-{
-    for (const char *c = value; *c; c++)
-        if ((unsigned char)*c < ' ' || strchr("\"\\$;{}", *c))
-            return false;
-    return true;
-}
-
-static enum err check(const struct nginx_conf *c, struct err_info *info)
-{
-    const char *const values[] = { c->node,        c->http, c->https,  c->root,
-                                   c->certificate, c->key,  c->run_dir };
-
-    for (size_t i = 0; i < LEN(values); i++)
-        if (!plain(values[i]))
-            return err_set(info, ERR_CONFIG, 0,
-                           "\"%.80s\" holds a character that nginx.conf cannot take",
-                           values[i]);
-    if (!c->http[0] && !c->https[0])
-        return err_set(info, ERR_CONFIG, 0,
-                       "neither http nor https is to be listened on");
-    if (c->https[0] && (!c->certificate[0] || !c->key[0]))
-        return err_set(info, ERR_CONFIG, 0, "https needs a certificate and a key");
-    if (c->root[0] != '/')
-        return err_set(info, ERR_CONFIG, 0, "root in [web] must be an absolute path");
-    return ERR_OK;
-}
-
-/* For the test, Unix sockets stand in for the addresses: a standby node must not listen. */
-static void listen_on(struct text *t, const struct nginx_conf *c, const char *address,
-                      const char *name, const char *options, bool test)
-{
-    if (!address[0])
-        return;
-    if (test)
-        text_add(t, "        listen \"unix:%s/test-%s.sock\"%s;\n", c->run_dir, name,
-                 options);
-    else
-        text_add(t, "        listen %s%s%s;\n", address, options,
-                 strncmp(address, "[::]", 4) == 0 ? " ipv6only=off" : "");
-}
-
-static void render_server(struct text *t, const struct nginx_conf *c, bool test)
-{
-    text_add(t, "    server {\n");
-    listen_on(t, c, c->http, "http", "", test);
-    listen_on(t, c, c->https, "https", " ssl", test);
-    if (c->https[0])
-        text_add(t,
-                 "        ssl_certificate \"%s\";\n"
-                 "        ssl_certificate_key \"%s\";\n"
-                 "        ssl_protocols TLSv1.2 TLSv1.3;\n"
-                 "        ssl_session_tickets off;\n",
-                 c->certificate, c->key);
-    text_add(t,
-             "        root \"%s\";\n"
-             "        add_header X-Redoubt-Node \"%s\" always;\n"
-             "        location / { limit_except GET { deny all; } }\n"
-             "        location ~ /\\. { return 404; }\n"
-             "    }\n",
-             c->root, c->node);
-}
-
-static void render(struct text *t, const struct nginx *n, bool test)
-{
-    static const char *const temporary[] = { "client_body", "proxy", "fastcgi", "uwsgi",
-                                             "scgi" };
-    const struct nginx_conf *c = n->conf;
-
-    text_add(t,
-             "# Written by redoubt-web at each start; changes are lost.\n"
-             "daemon off;\n"
-             "master_process on;\n"
-             "worker_processes %u;\n"
-             "pid \"%s/nginx.pid\";\n"
-             "error_log stderr warn;\n"
-             "events { worker_connections %d; }\n"
-             "http {\n"
-             "    access_log off;\n"
-             "    log_not_found off;\n"
-             "    server_tokens off;\n"
-             "    default_type application/octet-stream;\n"
-             "    types {\n"
-             "        text/html html htm; text/plain txt; text/css css;\n"
-             "        application/javascript js; application/json json;\n"
-             "        image/svg+xml svg; image/png png;\n"
-             "    }\n"
-             "    sendfile on;\n"
-             "    tcp_nopush on;\n"
-             "    keepalive_timeout 15s;\n"
-             "    client_header_timeout 10s;\n"
-             "    client_body_timeout 10s;\n"
-             "    client_max_body_size 1k;\n",
-             c->workers, c->run_dir, WORKER_CONNECTIONS);
-    for (size_t i = 0; i < LEN(temporary); i++)
-        text_add(t, "    %s_temp_path \"%s/tmp-%s\";\n", temporary[i], c->run_dir,
-                 temporary[i]);
-    render_server(t, c, test);
-    text_add(t,
-             "    server {\n"
-             "        listen \"unix:%s%s\";\n"
-             "        location / { return 204; }\n"
-             "    }\n"
-             "}\n",
-             n->health, test ? ".test" : "");
-}
+enum { TEST_LIMIT_MS = 5000, CONF_BYTES = 16384 };
 
 static enum err write_file(const char *path, struct text *t, struct err_info *info)
 {
@@ -142,10 +34,11 @@ static enum err render_to(const struct nginx *n, const char *path, bool test,
     struct text t;
 
     text_init(&t, buf, sizeof(buf));
-    render(&t, n, test);
-    if (t.cut)
-        return err_set(info, ERR_LIMIT, 0, "the values of [web] are too long");
-    return write_file(path, &t, info);
+    render(&t, n->conf, n->health, test);
+    enum err e = t.cut ? err_set(info, ERR_LIMIT, 0, "the values of [web] are too long")
+                       : write_file(path, &t, info);
+    explicit_bzero(buf, sizeof(buf)); /* the key of the links was in it */
+    return e;
 }
 
 /* Runs nginx; it dies with us.  A pidfd in p, or ERR_IO. */
@@ -233,7 +126,7 @@ static enum err test(const struct nginx *n, struct err_info *info)
 enum err nginx_init(struct nginx *n, const struct nginx_conf *conf, struct err_info *info)
 {
     struct text file, health;
-    enum err e = check(conf, info);
+    enum err e = render_check(conf, info);
 
     if (e)
         return e;

@@ -26,9 +26,14 @@ struct nginx_conf {
     const char *node;         /* for the header X-Redoubt-Node */
     const char *http, *https; /* "host:port", "[v6]:port"; "" is not listened on */
     const char *root;
+    const char *store; /* what redoubt-mirror lays out; "": nothing of it is served */
     const char *certificate, *key;
     const char *run_dir; /* ours alone, writable */
+    const char
+        *link_key; /* what the links of /private/ are made with; "": none is good */
     uint32_t workers;
+    /* For each address below /sig/; a rate or a number of connections of 0: no limit. */
+    uint32_t sig_rate, sig_burst, sig_connections, sig_retry_s;
 };
 
 struct nginx_process {

@@ -120,7 +120,11 @@ struct conf_trust {
 struct conf_web {
     char http[CONF_PATH], https[CONF_PATH];
     char root[CONF_PATH];
+    char store[CONF_PATH]; /* of redoubt-mirror */
     char certificate[CONF_PATH], key[CONF_PATH];
+    char link_key[CONF_PATH]; /* of the links to private packages */
+    uint32_t workers;         /* 0: one for each processor */
+    uint32_t sig_rate, sig_burst, sig_connections, sig_retry_s;
 };
 
 struct conf_activation {

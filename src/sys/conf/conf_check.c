@@ -62,6 +62,7 @@ static void complete_trust(struct conf *c, const struct conf_lines *lines)
         { "server", "ca", "ca.pem", c->server.ca },
         { "web", "certificate", "server.pem", c->web.certificate },
         { "web", "key", "server.key", c->web.key },
+        { "web", "link_key", "link.key", c->web.link_key },
         { "activation", "certificate", "server.pem", c->activation.certificate },
         { "activation", "tls_key", "server.key", c->activation.tls_key },
         { "activation", "ca", "ca.pem", c->activation.ca },

@@ -196,11 +196,31 @@ static const struct conf_key web_keys[] = {
     WORD(conf_web, http, CONF_T_LISTEN, "[::]:8060", RESTART, "Plain HTTP. Empty: none."),
     WORD(conf_web, https, CONF_T_LISTEN, "[::]:8061", RESTART, "HTTPS. Empty: none."),
     WORD(conf_web, root, CONF_T_PATH, "/var/lib/redoubt/www", RESTART,
-         "The folder that is published."),
+         "The folder that is published, besides the packages and signatures of store."),
+    WORD(conf_web, store, CONF_T_PATH, "/var/lib/redoubt/store", RESTART,
+         "Where redoubt-mirror keeps this node's copy of what is published: installation "
+         "packages and signature databases."),
     WORD(conf_web, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem",
          RESTART, "Certificate chain (PEM)."),
     WORD(conf_web, key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key", RESTART,
          "Its private key (PEM)."),
+    WORD(conf_web, link_key, CONF_T_PATH, "/var/lib/redoubt/secret/link.key", RESTART,
+         "The secret that links to private packages are made with, the same on both "
+         "nodes."),
+    NUMBER(conf_web, workers, "0", 0, 16, "", RESTART,
+           "Processes of nginx. 0: one for each processor."),
+    NUMBER(
+        conf_web, sig_rate, "200", 0, 100000, "requests/s", RESTART,
+        "So many requests for signature databases are answered from one address, which "
+        "may be that of a whole site; more are told to come again later (status 429). "
+        "0: no limit, as behind a load balancer."),
+    NUMBER(conf_web, sig_burst, "4000", 1, 1000000, "requests", RESTART,
+           "So many may come at once above sig_rate, as when a site is switched on."),
+    NUMBER(conf_web, sig_connections, "512", 0, 65535, "", RESTART,
+           "So many signature databases are sent to one address at the same time. 0: no "
+           "limit."),
+    NUMBER(conf_web, sig_retry_s, "120", 1, 86400, "s", RESTART,
+           "When those who were refused are to come again (Retry-After)."),
 };
 
 static const struct conf_key activation_keys[] = {
