@@ -121,6 +121,8 @@ struct conf_web {
     char http[CONF_PATH], https[CONF_PATH];
     char root[CONF_PATH];
     char store[CONF_PATH]; /* of redoubt-mirror */
+    uint32_t mirror_kib_s; /* 0: no limit */
+    uint32_t scrub_hours;
     char certificate[CONF_PATH], key[CONF_PATH];
     char link_key[CONF_PATH]; /* of the links to private packages */
     uint32_t workers;         /* 0: one for each processor */

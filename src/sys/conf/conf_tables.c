@@ -200,6 +200,12 @@ static const struct conf_key web_keys[] = {
     WORD(conf_web, store, CONF_T_PATH, "/var/lib/redoubt/store", RESTART,
          "Where redoubt-mirror keeps this node's copy of what is published: installation "
          "packages and signature databases."),
+    NUMBER(conf_web, mirror_kib_s, "51200", 0, 100000000, "KiB/s", RESTART,
+           "At most so much is read from the data share in a second, so that the copy "
+           "leaves room for everything else. 0: no limit."),
+    NUMBER(conf_web, scrub_hours, "24", 1, 8760, "h", RESTART,
+           "Every file of the copy is read and compared with its digest this often; on "
+           "the active node those of the data share, too."),
     WORD(conf_web, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem",
          RESTART, "Certificate chain (PEM)."),
     WORD(conf_web, key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key", RESTART,
