@@ -345,11 +345,7 @@ static void on_database(struct node *n, const struct node_event *ev,
 /* Nothing but an event changes it: who cannot look any more keeps what was known. */
 static void on_content(struct node *n, const struct node_event *ev)
 {
-    const bool here = ev->err == ERR_OK;
-
-    if (n->content != here)
-        n->due.put_now = true; /* the peer's choice depends on it */
-    n->content = here;
+    n->content = ev->err == ERR_OK;
 }
 
 /* What the event tells, whatever the state.  Actions only where no state has a say. */
