@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 
-from . import confs, control, kernel, pki, plan, programs, roles, templates
+from . import confs, control, kernel, pki, plan, programs, published, roles, templates
 from .errors import LabError
 from .host import PATH, Host
 from .switch import Switch
@@ -460,6 +460,13 @@ class Lab:
                 return cursor.fetchall() if cursor.description else []
         finally:
             connection.close()
+
+    # -- what is published --------------------------------------------------------------------
+
+    def publish(self, files):
+        """Both nodes serve these, and nothing else: {"public/sig/x": bytes}."""
+        for node in plan.NODES:
+            published.lay_out(self.host(node), files)
 
     # -- for people -------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@
  * Safety    What a value of the configuration holds means nothing to nginx.  A request opens
  *           its file once and nothing is cached by name, so that it gets one set or the next,
  *           never parts of both.  Nothing below /sig/ is answered with 403, which freshclam
- *           takes as a ban for a day.  A slow disk does not keep a worker from answering:
- *           files are sent by threads.
+ *           takes as a ban for a day.
  * Threads   any
  * Tests     tests/fault/test_web.py
  */
