@@ -102,12 +102,13 @@ struct ctl_section {
 };
 
 /* ctl_commands.c, manage_commands.c */
-extern const struct ctl_section ctl_cluster_section, ctl_manage_section;
+extern const struct ctl_section ctl_cluster_section, ctl_manage_section,
+    ctl_signature_section;
 extern const struct ctl_option *const ctl_global_options[];
 extern const size_t ctl_global_option_count;
 
 /* ctl_table.c: all sections as one table. */
-enum { CTL_SECTIONS = 2 };
+enum { CTL_SECTIONS = 3 };
 const struct ctl_section *ctl_section_at(size_t i);
 size_t ctl_command_count(void);
 const struct ctl_command *ctl_command_at(size_t i);
