@@ -789,7 +789,7 @@ END $$;
 CREATE FUNCTION redoubt.tick(step integer) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     steps constant text[] := ARRAY['tasks_due()', 'judge_stale(500)', 'events_upkeep()',
-                                   'api_upkeep()'];
+                                   'api_upkeep()', 'signatures_upkeep()'];
 BEGIN
     IF step NOT BETWEEN 0 AND cardinality(steps) - 1 THEN
         RETURN NULL;

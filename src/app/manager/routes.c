@@ -66,6 +66,14 @@ static const struct route table[] = {
     GET("/v1/retention", "api_retention_get", ""),
     WRITE("PUT", "/v1/retention", "api_retention_put", ADMINISTRATOR, BODY_NEEDED, "", "api_retention_get"),
 
+    GET("/v1/signatures", "api_signatures_get", ""),
+    WRITE("POST", "/v1/signatures", "api_signatures_import", ADMINISTRATOR, BODY_NEEDED, "", NULL),
+    WRITE("POST", "/v1/signatures/update", "api_signatures_update", OPERATOR, BODY_OPTIONAL, "", NULL),
+    WRITE("PUT", "/v1/signatures/source", "api_signature_source_put", ADMINISTRATOR, BODY_NEEDED, "", "api_signatures_get"),
+    WRITE("DELETE", "/v1/signatures/databases/{name}", "api_signature_delete", ADMINISTRATOR, BODY_NONE, "", NULL),
+    GET("/v1/signatures/custom", "api_custom_get", ""),
+    WRITE("PUT", "/v1/signatures/custom", "api_custom_put", ADMINISTRATOR, BODY_NEEDED, "", "api_custom_get"),
+
     GET("/v1/tokens", "api_tokens_list", PAGE),
     WRITE("POST", "/v1/tokens", "api_token_create", ADMINISTRATOR, BODY_NEEDED, "", NULL),
     WRITE("DELETE", "/v1/tokens/{id}", "api_token_delete", ADMINISTRATOR, BODY_NONE, "", NULL),
@@ -164,6 +172,9 @@ size_t route_body_max(const struct route *r)
     return r->fn && (strcmp(r->fn, "api_apply") == 0 ||
                      strcmp(r->fn, "api_policy_put") == 0 ||
                      strcmp(r->fn, "api_task_create") == 0 ||
+                     strcmp(r->fn, "api_signatures_import") == 0 ||
+                     strcmp(r->fn, "api_signature_source_put") == 0 ||
+                     strcmp(r->fn, "api_custom_put") == 0 ||
                      strcmp(r->fn, "api_rules_put") == 0)
                ? large
                : small;
