@@ -82,13 +82,13 @@ CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.c
 -- --- a set ------------------------------------------------------------------------------------
 
 -- A number of an object, within bounds.
-CREATE FUNCTION redoubt.signature_number(o jsonb, member text, least bigint, most bigint)
+CREATE FUNCTION redoubt.signature_number(o jsonb, member text, low bigint, high bigint)
 RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF jsonb_typeof(o -> member) IS DISTINCT FROM 'number' OR o ->> member !~ '^[0-9]{1,18}$'
-       OR (o ->> member)::bigint NOT BETWEEN least AND most THEN
+       OR (o ->> member)::bigint NOT BETWEEN low AND high THEN
         PERFORM redoubt.api_refuse(400, member || ' is wrong',
-            format('It must be a whole number from %s to %s.', least, most), '');
+            format('It must be a whole number from %s to %s.', low, high), '');
     END IF;
     RETURN (o ->> member)::bigint;
 END $$;

@@ -12,6 +12,7 @@ import uuid
 import jsonschema
 import pytest
 
+import signature_tour
 from device_world import NODE, TOP, Certificates, Postgres
 from manager_world import MANAGER, Manager
 
@@ -223,6 +224,7 @@ def sample(world, method, pattern):
            "tokens": world.token["id"], "api-tokens": str(uuid.uuid4()),
            "occurrences": str(uuid.uuid4())}
     path = re.sub(r"\{id\}", lambda _: ids[pattern.split("/")[2]], pattern)
+    path = path.replace("{name}", "daily")
     return path, None if method in ("GET", "DELETE") else {"nonsense": 1}
 
 
@@ -277,6 +279,11 @@ OUTSIDE = [
     ("PUT", "/v1/rules", {"rules": []}, 403),
     ("GET", "/v1/audit", None, 403),
     ("PUT", "/v1/retention", {}, 403),
+    ("POST", "/v1/signatures", {"files": []}, 403),
+    ("PUT", "/v1/signatures/source", {}, 403),
+    ("PUT", "/v1/signatures/custom", {}, 403),
+    ("POST", "/v1/signatures/update", {}, 403),
+    ("DELETE", "/v1/signatures/databases/daily", None, 403),
     ("GET", "/v1/tasks/{task}", None, 404),
     ("POST", "/v1/tasks/{task}/start", {}, 404),
     ("DELETE", "/v1/tasks/{task}", None, 404),
@@ -419,6 +426,10 @@ WRONG = [
     ("PUT", "/v1/groups/%2FA/policy", {"settings": {"no.such": 1}}, 422),
     ("PUT", "/v1/rules", {"rules": [{"group": "/A"}]}, 422),
     ("PUT", "/v1/retention", {"default": {"days": 0}}, 400),
+    ("POST", "/v1/signatures", {"files": []}, 400),
+    ("PUT", "/v1/signatures/source", {"url": "file:///etc"}, 400),
+    ("PUT", "/v1/signatures/custom", {"serial": 0, "files": []}, 400),
+    ("DELETE", "/v1/signatures/databases/..%2Fx", None, 404),
     ("POST", "/v1/tasks", {"name": "x"}, 400),
     ("POST", "/v1/tasks", task("x", {"devices": ["00000000-0000-0000-0000-000000000000"]}), 400),
     ("POST", "/v1/tokens", {"name": ""}, 400),
@@ -535,6 +546,7 @@ def test_a_tour_through_everything(api, world):
     tour_groups(api, world)
     tour_tasks(api, world)
     tour_rest(api, world)
+    signature_tour.tour(api)
     api.done("GET", "/v1/openapi.json")
     # Enrolment has tests of its own, with a real authority: tests/contract/test_enrol.py.
     elsewhere = {("GET", "/v1/ca"), ("POST", "/v1/enrol")}
