@@ -30,8 +30,8 @@ static const struct {
     { ENAMETOOLONG, ERR_INVALID },
 };
 
-static enum err failed(struct smb *s, int sys, const char *verb, const char *name,
-                       struct err_info *info)
+enum err smb_failed(struct smb *s, int sys, const char *verb, const char *name,
+                    struct err_info *info)
 {
     enum err e = sys == ETIMEDOUT ? ERR_TIMEOUT : ERR_IO;
     bool answered = false;
@@ -85,12 +85,7 @@ bool smb_name_ok(const char *name)
     return !begin && n < SMB_NAME_BYTES;
 }
 
-struct path {
-    char url[SMB_URL_BYTES + SMB_NAME_BYTES];
-};
-
-/* Begins a call: checks the name and writes its URL. */
-static bool begin(struct smb *s, struct path *p, const char *name)
+bool smb_begin(struct smb *s, struct smb_path *p, const char *name)
 {
     s->lost = false;
     if (name[0] == '\0') {
@@ -103,44 +98,44 @@ static bool begin(struct smb *s, struct path *p, const char *name)
     return true;
 }
 
-static enum err bad_name(struct err_info *info)
+enum err smb_bad_name(struct err_info *info)
 {
     return err_set(info, ERR_INVALID, 0, "not a name for a file on the share");
 }
 
-static SMBCFILE *open_file(struct smb *s, const char *name, int flags,
-                           struct err_info *info, enum err *ret_e)
+SMBCFILE *smb_open(struct smb *s, const char *name, int flags, struct err_info *info,
+                   enum err *ret_e)
 {
-    struct path p;
+    struct smb_path p;
 
-    if (name[0] == '\0' || !begin(s, &p, name)) {
-        *ret_e = bad_name(info);
+    if (name[0] == '\0' || !smb_begin(s, &p, name)) {
+        *ret_e = smb_bad_name(info);
         return NULL;
     }
     SMBCFILE *f = smbc_getFunctionOpen(s->ctx)(s->ctx, p.url, flags, 0600);
     if (!f)
-        *ret_e = failed(s, errno, flags & O_CREAT ? "create" : "open", name, info);
+        *ret_e = smb_failed(s, errno, flags & O_CREAT ? "create" : "open", name, info);
     return f;
 }
 
 /* Closes f; a failure matters only if all went well so far. */
-static enum err close_file(struct smb *s, SMBCFILE *f, const char *name, enum err e,
-                           struct err_info *info)
+enum err smb_close(struct smb *s, SMBCFILE *f, const char *name, enum err e,
+                   struct err_info *info)
 {
     if (smbc_getFunctionClose(s->ctx)(s->ctx, f) < 0 && e == ERR_OK)
-        return failed(s, errno, "close", name, info);
+        return smb_failed(s, errno, "close", name, info);
     return e;
 }
 
-static enum err write_file(struct smb *s, SMBCFILE *f, const char *name, struct str body,
-                           struct err_info *info)
+enum err smb_write(struct smb *s, SMBCFILE *f, const char *name, struct str body,
+                   struct err_info *info)
 {
     ssize_t n = smbc_getFunctionWrite(s->ctx)(s->ctx, f, body.p, body.n);
 
     if (n < 0)
-        return failed(s, errno, "write", name, info);
+        return smb_failed(s, errno, "write", name, info);
     if ((size_t)n != body.n)
-        return failed(s, ENOSPC, "write all of", name, info);
+        return smb_failed(s, ENOSPC, "write all of", name, info);
     return ERR_OK;
 }
 
@@ -148,16 +143,16 @@ enum err smb_read_head(struct smb *s, const char *name, void *buf, size_t size,
                        size_t *out_n, struct err_info *info)
 {
     enum err e = ERR_OK;
-    SMBCFILE *f = open_file(s, name, O_RDONLY, info, &e);
+    SMBCFILE *f = smb_open(s, name, O_RDONLY, info, &e);
 
     if (!f)
         return e;
     ssize_t n = smbc_getFunctionRead(s->ctx)(s->ctx, f, buf, size);
     if (n < 0)
-        e = failed(s, errno, "read", name, info);
+        e = smb_failed(s, errno, "read", name, info);
     else
         *out_n = (size_t)n;
-    return close_file(s, f, name, e, info);
+    return smb_close(s, f, name, e, info);
 }
 
 enum err smb_read(struct smb *s, const char *name, void *buf, size_t size, size_t *out_n,
@@ -165,7 +160,7 @@ enum err smb_read(struct smb *s, const char *name, void *buf, size_t size, size_
 {
     enum err e = ERR_OK;
     char more;
-    SMBCFILE *f = open_file(s, name, O_RDONLY, info, &e);
+    SMBCFILE *f = smb_open(s, name, O_RDONLY, info, &e);
 
     if (!f)
         return e;
@@ -173,22 +168,22 @@ enum err smb_read(struct smb *s, const char *name, void *buf, size_t size, size_
     if (n >= 0 && (size_t)n == size)
         rest = smbc_getFunctionRead(s->ctx)(s->ctx, f, &more, 1);
     if (n < 0 || rest < 0)
-        e = failed(s, errno, "read", name, info);
+        e = smb_failed(s, errno, "read", name, info);
     else if (rest > 0)
         e = err_set(info, ERR_LIMIT, 0, "%s is longer than %zu bytes", name, size);
     else
         *out_n = (size_t)n;
-    return close_file(s, f, name, e, info);
+    return smb_close(s, f, name, e, info);
 }
 
 enum err smb_exists(struct smb *s, const char *name, bool *out, struct err_info *info)
 {
     struct err_info why;
     enum err e = ERR_OK;
-    SMBCFILE *f = open_file(s, name, O_RDONLY, &why, &e);
+    SMBCFILE *f = smb_open(s, name, O_RDONLY, &why, &e);
 
     if (f)
-        e = close_file(s, f, name, ERR_OK, &why);
+        e = smb_close(s, f, name, ERR_OK, &why);
     bool folder = e != ERR_OK && !s->lost && why.sys_errno == EISDIR;
     if (e != ERR_OK && e != ERR_NOT_FOUND && !folder) {
         if (info)
@@ -201,12 +196,12 @@ enum err smb_exists(struct smb *s, const char *name, bool *out, struct err_info 
 
 static enum err unlink_file(struct smb *s, const char *name, struct err_info *info)
 {
-    struct path p;
+    struct smb_path p;
 
-    if (name[0] == '\0' || !begin(s, &p, name))
-        return bad_name(info);
+    if (name[0] == '\0' || !smb_begin(s, &p, name))
+        return smb_bad_name(info);
     if (smbc_getFunctionUnlink(s->ctx)(s->ctx, p.url) < 0)
-        return failed(s, errno, "remove", name, info);
+        return smb_failed(s, errno, "remove", name, info);
     return ERR_OK;
 }
 
@@ -214,12 +209,12 @@ enum err smb_create(struct smb *s, const char *name, struct str body,
                     struct err_info *info)
 {
     enum err e = ERR_OK;
-    SMBCFILE *f = open_file(s, name, O_WRONLY | O_CREAT | O_EXCL, info, &e);
+    SMBCFILE *f = smb_open(s, name, O_WRONLY | O_CREAT | O_EXCL, info, &e);
 
     if (!f)
         return e;
-    e = write_file(s, f, name, body, info);
-    e = close_file(s, f, name, e, info);
+    e = smb_write(s, f, name, body, info);
+    e = smb_close(s, f, name, e, info);
     /* We alone made this file and hold nothing through it: leave no empty one behind, or a
      * full share would fill up with epochs nobody owns. */
     if (e != ERR_OK && !s->lost)
@@ -231,12 +226,12 @@ enum err smb_rewrite(struct smb *s, const char *name, struct str body,
                      struct err_info *info)
 {
     enum err e = ERR_OK;
-    SMBCFILE *f = open_file(s, name, O_WRONLY, info, &e);
+    SMBCFILE *f = smb_open(s, name, O_WRONLY, info, &e);
 
     if (!f)
         return e;
-    e = write_file(s, f, name, body, info);
-    return close_file(s, f, name, e, info);
+    e = smb_write(s, f, name, body, info);
+    return smb_close(s, f, name, e, info);
 }
 
 enum err smb_rewrite_own(struct smb *s, const char *name, struct str mark,
@@ -244,35 +239,35 @@ enum err smb_rewrite_own(struct smb *s, const char *name, struct str mark,
 {
     char head[512];
     enum err e = ERR_OK;
-    SMBCFILE *f = open_file(s, name, O_RDWR, info, &e);
+    SMBCFILE *f = smb_open(s, name, O_RDWR, info, &e);
 
     if (!f)
         return e;
     ssize_t n = smbc_getFunctionRead(s->ctx)(s->ctx, f, head, sizeof(head));
     if (n < 0)
-        e = failed(s, errno, "read", name, info);
+        e = smb_failed(s, errno, "read", name, info);
     else if (!memmem(head, (size_t)n, mark.p, mark.n))
         e = err_set(info, ERR_STALE, 0, "%s is another's", name);
     else if (smbc_getFunctionLseek(s->ctx)(s->ctx, f, 0, SEEK_SET) != 0)
-        e = failed(s, errno, "seek in", name, info);
+        e = smb_failed(s, errno, "seek in", name, info);
     if (e == ERR_OK) {
         *sent = true;
-        e = write_file(s, f, name, body, info);
+        e = smb_write(s, f, name, body, info);
     }
-    return close_file(s, f, name, e, info);
+    return smb_close(s, f, name, e, info);
 }
 
 enum err smb_put(struct smb *s, const char *name, struct str body, struct err_info *info)
 {
     enum err e = ERR_OK;
-    SMBCFILE *f = open_file(s, name, O_WRONLY | O_CREAT, info, &e);
+    SMBCFILE *f = smb_open(s, name, O_WRONLY | O_CREAT, info, &e);
 
     if (!f)
         return e;
-    e = write_file(s, f, name, body, info);
+    e = smb_write(s, f, name, body, info);
     if (e == ERR_OK && smbc_getFunctionFtruncate(s->ctx)(s->ctx, f, (off_t)body.n) < 0)
-        e = failed(s, errno, "cut", name, info);
-    return close_file(s, f, name, e, info);
+        e = smb_failed(s, errno, "cut", name, info);
+    return smb_close(s, f, name, e, info);
 }
 
 enum err smb_remove(struct smb *s, const char *name, struct err_info *info)
@@ -283,48 +278,49 @@ enum err smb_remove(struct smb *s, const char *name, struct err_info *info)
 enum err smb_rename(struct smb *s, const char *from, const char *to,
                     struct err_info *info)
 {
-    struct path a, b;
+    struct smb_path a, b;
 
-    if (from[0] == '\0' || to[0] == '\0' || !begin(s, &a, from) || !begin(s, &b, to))
-        return bad_name(info);
+    if (from[0] == '\0' || to[0] == '\0' || !smb_begin(s, &a, from) ||
+        !smb_begin(s, &b, to))
+        return smb_bad_name(info);
     if (smbc_getFunctionRename(s->ctx)(s->ctx, a.url, s->ctx, b.url) < 0)
-        return failed(s, errno, "rename", from, info);
+        return smb_failed(s, errno, "rename", from, info);
     return ERR_OK;
 }
 
 enum err smb_make_folder(struct smb *s, const char *name, struct err_info *info)
 {
-    struct path p;
+    struct smb_path p;
 
-    if (name[0] == '\0' || !begin(s, &p, name))
-        return bad_name(info);
+    if (name[0] == '\0' || !smb_begin(s, &p, name))
+        return smb_bad_name(info);
     if (smbc_getFunctionMkdir(s->ctx)(s->ctx, p.url, 0700) < 0)
-        return failed(s, errno, "make folder", name, info);
+        return smb_failed(s, errno, "make folder", name, info);
     return ERR_OK;
 }
 
 enum err smb_remove_folder(struct smb *s, const char *name, struct err_info *info)
 {
-    struct path p;
+    struct smb_path p;
 
-    if (name[0] == '\0' || !begin(s, &p, name))
-        return bad_name(info);
+    if (name[0] == '\0' || !smb_begin(s, &p, name))
+        return smb_bad_name(info);
     if (smbc_getFunctionRmdir(s->ctx)(s->ctx, p.url) < 0)
-        return failed(s, errno, "remove folder", name, info);
+        return smb_failed(s, errno, "remove folder", name, info);
     return ERR_OK;
 }
 
 enum err smb_list(struct smb *s, const char *folder, smb_each *each, void *arg,
                   struct err_info *info)
 {
-    struct path p;
+    struct smb_path p;
     struct smbc_dirent *d;
 
-    if (!begin(s, &p, folder))
-        return bad_name(info);
+    if (!smb_begin(s, &p, folder))
+        return smb_bad_name(info);
     SMBCFILE *f = smbc_getFunctionOpendir(s->ctx)(s->ctx, p.url);
     if (!f)
-        return failed(s, errno, "list", folder, info);
+        return smb_failed(s, errno, "list", folder, info);
     while ((d = smbc_getFunctionReaddir(s->ctx)(s->ctx, f)) != NULL) {
         struct str name = { d->name, d->namelen };
 
@@ -339,53 +335,17 @@ enum err smb_list(struct smb *s, const char *folder, smb_each *each, void *arg,
 
 enum err smb_space(struct smb *s, struct smb_space *out, struct err_info *info)
 {
-    struct path p;
+    struct smb_path p;
     struct statvfs v = { .f_bsize = 0 };
 
-    (void)begin(s, &p, "");
+    (void)smb_begin(s, &p, "");
     if (smbc_getFunctionStatVFS(s->ctx)(s->ctx, p.url, &v) < 0)
-        return failed(s, errno, "free space of", "", info);
+        return smb_failed(s, errno, "free space of", "", info);
     /* libsmbclient: f_bsize is a sector, f_frsize the sectors of one allocation unit. */
     uint64_t unit = (uint64_t)v.f_bsize * (v.f_frsize ? v.f_frsize : 1);
     *out = (struct smb_space){ .total_bytes = v.f_blocks * unit,
                                .free_bytes = v.f_bavail * unit };
     return ERR_OK;
-}
-
-enum err smb_file_open(struct smb_file *out, struct smb *s, const char *name, bool write,
-                       struct err_info *info)
-{
-    enum err e = ERR_OK;
-    int flags = write ? O_WRONLY | O_CREAT | O_TRUNC : O_RDONLY;
-    SMBCFILE *f = open_file(s, name, flags, info, &e);
-
-    if (!f)
-        return e;
-    *out = (struct smb_file){ .smb = s, .handle = f };
-    (void)snprintf(out->name, sizeof(out->name), "%s", name);
-    return ERR_OK;
-}
-
-enum err smb_file_write(struct smb_file *f, struct str bytes, struct err_info *info)
-{
-    return write_file(f->smb, f->handle, f->name, bytes, info);
-}
-
-enum err smb_file_read(struct smb_file *f, void *buf, size_t size, size_t *out_n,
-                       struct err_info *info)
-{
-    struct smb *s = f->smb;
-    ssize_t n = smbc_getFunctionRead(s->ctx)(s->ctx, f->handle, buf, size);
-
-    if (n < 0)
-        return failed(s, errno, "read", f->name, info);
-    *out_n = (size_t)n;
-    return ERR_OK;
-}
-
-enum err smb_file_close(struct smb_file *f, struct err_info *info)
-{
-    return close_file(f->smb, f->handle, f->name, ERR_OK, info);
 }
 
 static enum err probe(const struct smb_url *url, const struct smb_options *o,
@@ -446,15 +406,15 @@ static enum err demand_encryption(const struct smb *s, struct smb_options *o,
 
 static enum err reach(struct smb *s, const struct smb_options *o, struct err_info *info)
 {
-    struct path p;
+    struct smb_path p;
     struct stat st;
     struct smb_negotiated n;
     struct err_info why;
 
-    (void)begin(s, &p, "");
+    (void)smb_begin(s, &p, "");
     if (smbc_getFunctionStat(s->ctx)(s->ctx, p.url, &st) == 0)
         return ERR_OK;
-    enum err e = failed(s, errno, "reach", "", info);
+    enum err e = smb_failed(s, errno, "reach", "", info);
     if (e == ERR_IO && s->lost && probe(&s->url, o, &n, &why) == ERR_VERSION)
         return err_set(info, ERR_VERSION, 0, "%s", why.what);
     return e;

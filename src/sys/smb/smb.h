@@ -114,12 +114,33 @@ struct smb_file {
 /* write: made if missing, emptied if there.  Else it must exist. */
 MUST_USE enum err smb_file_open(struct smb_file *out, struct smb *s, const char *name,
                                 bool write, struct err_info *info);
+/* To write from this byte on; what is there stays, a missing file is made. */
+MUST_USE enum err smb_file_resume(struct smb_file *out, struct smb *s, const char *name,
+                                  uint64_t at, struct err_info *info);
+/* To read from this byte on. */
+MUST_USE enum err smb_file_open_at(struct smb_file *out, struct smb *s, const char *name,
+                                   uint64_t at, struct err_info *info);
 MUST_USE enum err smb_file_write(struct smb_file *f, struct str bytes,
                                  struct err_info *info);
 /* *out_n is 0 at the end. */
 MUST_USE enum err smb_file_read(struct smb_file *f, void *buf, size_t size, size_t *out_n,
                                 struct err_info *info);
 MUST_USE enum err smb_file_close(struct smb_file *f, struct err_info *info);
+
+struct smb_entry {
+    const char *name; /* without its folder; during the call */
+    bool is_folder;
+    uint64_t size;
+    int64_t mtime; /* Unix seconds, by the server's clock */
+};
+typedef bool smb_each_entry(void *arg, const struct smb_entry *e);
+/* As smb_list(), with what the server says about each entry. */
+MUST_USE enum err smb_list_entries(struct smb *s, const char *folder,
+                                   smb_each_entry *each, void *arg,
+                                   struct err_info *info);
+/* The same of one file; out->name is name. */
+MUST_USE enum err smb_stat(struct smb *s, const char *name, struct smb_entry *out,
+                           struct err_info *info);
 
 /* What the server of o->share says before any log on: dialect, encryption. */
 MUST_USE enum err smb_ask(const struct smb_options *o, struct smb_negotiated *out,

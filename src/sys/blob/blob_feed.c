@@ -1,0 +1,149 @@
+#include "sys/blob/blob_feed.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+
+struct blob_feed {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int fd;
+    uint64_t at;
+    size_t piece;
+    struct blob_hash hash; /* the thread's until it has ended */
+
+    /* Under the lock. */
+    uint64_t filled, taken; /* pieces since the start */
+    bool stop, ended;
+    enum err err;
+    struct err_info why;
+
+    bool holding; /* the caller has the piece before `taken` */
+    size_t n[BLOB_FEED];
+    char *ring;
+};
+
+/* Waits for a free piece; false: stop. */
+static bool may_fill(struct blob_feed *f)
+{
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    while (!f->stop && f->filled - f->taken == BLOB_FEED)
+        CHECK(pthread_cond_wait(&f->changed, &f->lock) == 0);
+    bool go_on = !f->stop;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    return go_on;
+}
+
+static void tell(struct blob_feed *f, size_t n, enum err e)
+{
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    if (n > 0)
+        f->filled++;
+    f->err = e;
+    f->ended = e != ERR_OK || n < f->piece;
+    CHECK(pthread_cond_broadcast(&f->changed) == 0);
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+}
+
+static void *run(void *arg)
+{
+    struct blob_feed *f = arg;
+    size_t n = f->piece;
+    enum err e = ERR_OK;
+
+    for (uint64_t i = 0; e == ERR_OK && n == f->piece && may_fill(f); i++) {
+        char *piece = f->ring + (i % BLOB_FEED) * f->piece;
+
+        n = 0;
+        e = blob_read_at(f->fd, piece, f->piece, f->at, &n, &f->why);
+        blob_hash_add(&f->hash, piece, n);
+        f->at += n;
+        f->n[i % BLOB_FEED] = n;
+        tell(f, n, e);
+    }
+    return NULL;
+}
+
+/* Signals are for the caller's thread. */
+static int start_thread(struct blob_feed *f)
+{
+    sigset_t all, before;
+
+    CHECK(sigfillset(&all) == 0);
+    CHECK(pthread_sigmask(SIG_SETMASK, &all, &before) == 0);
+    int failed = pthread_create(&f->thread, NULL, run, f);
+    CHECK(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
+    return failed;
+}
+
+enum err blob_feed_start(struct blob_feed **out, int fd, uint64_t at, size_t piece,
+                         struct blob_hash *hash, struct err_info *info)
+{
+    struct blob_feed *f = calloc(1, sizeof(*f));
+
+    if (f)
+        f->ring = malloc(BLOB_FEED * piece);
+    if (!f || !f->ring) {
+        free(f);
+        return err_set(info, ERR_MEMORY, 0, "pieces of %zu bytes", piece);
+    }
+    f->fd = fd;
+    f->at = at;
+    f->piece = piece;
+    f->hash = *hash;
+    CHECK(pthread_mutex_init(&f->lock, NULL) == 0);
+    CHECK(pthread_cond_init(&f->changed, NULL) == 0);
+    int failed = start_thread(f);
+    if (failed) {
+        free(f->ring);
+        free(f);
+        return err_set(info, ERR_MEMORY, failed, "start a thread");
+    }
+    hash->state = NULL;
+    *out = f;
+    return ERR_OK;
+}
+
+enum err blob_feed_next(struct blob_feed *f, struct str *out, struct err_info *info)
+{
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    if (f->holding) {
+        f->taken++;
+        f->holding = false;
+        CHECK(pthread_cond_broadcast(&f->changed) == 0);
+    }
+    while (!f->ended && f->filled == f->taken)
+        CHECK(pthread_cond_wait(&f->changed, &f->lock) == 0);
+    enum err e = f->filled == f->taken ? f->err : ERR_OK;
+    size_t i = f->taken % BLOB_FEED;
+
+    f->holding = f->filled > f->taken;
+    *out = (struct str){ f->ring + i * f->piece, f->holding ? f->n[i] : 0 };
+    if (e && info)
+        *info = f->why;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    return e;
+}
+
+void blob_feed_digest(struct blob_feed *f, struct blob_id *out)
+{
+    CHECK(f->ended && f->hash.state);
+    blob_hash_end(&f->hash, out);
+}
+
+void blob_feed_free(struct blob_feed *f)
+{
+    if (!f)
+        return;
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    f->stop = true;
+    CHECK(pthread_cond_broadcast(&f->changed) == 0);
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    CHECK(pthread_join(f->thread, NULL) == 0);
+    blob_hash_drop(&f->hash);
+    CHECK(pthread_cond_destroy(&f->changed) == 0);
+    CHECK(pthread_mutex_destroy(&f->lock) == 0);
+    free(f->ring);
+    free(f);
+}
