@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -132,6 +133,94 @@ def test_an_answer_that_was_lost_is_asked_for_again(computer, manager, database)
     assert computer.json(made["token"])["device"] == told["device"]
     assert database.query("SELECT uses FROM redoubt.enrol_token WHERE id = %s",
                           made["id"]) == [(1,)]
+
+
+def brought(computer, manager, text, ca, mode=0o600):
+    """The file that an installer brings."""
+    path = computer.folder / "enrolment.json"
+    path.write_text(json.dumps({"server": f"127.0.0.1:{manager.api_port}", "token": text,
+                                "ca": ca}), encoding="ascii")
+    path.chmod(mode)
+    return path
+
+
+def from_file(computer, path, *more, code=0):
+    done = subprocess.run([AGENT, "enrol", "-c", str(computer.conf), "--from", str(path), *more],
+                          capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+                          timeout=60)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return done.stdout + done.stderr
+
+
+def authority(certificates):
+    with open(certificates.path("ca.pem"), encoding="ascii") as file:
+        return file.read()
+
+
+def test_what_an_installer_brings_serves_once(computer, manager, certificates):
+    ca, text = authority(certificates), token(manager)["token"]
+    path = brought(computer, manager, text, ca)
+    told = json.loads(from_file(computer, path, "--json"))
+    assert told["state"] == "issued" and not path.exists()
+    assert computer.files() == ["ca.pem", "device.key", "device.pem"]
+    path = brought(computer, manager, text, ca)      # the package is installed again
+    assert json.loads(from_file(computer, path, "--json"))["state"] == "enrolled"
+    assert not path.exists()
+
+
+def test_a_file_of_an_installer_that_is_wrong_is_refused_and_kept(computer, manager, certificates,
+                                                                  tmp_path):
+    ca, text = authority(certificates), token(manager)["token"]
+    path = brought(computer, manager, text, ca, mode=0o640)
+    assert "others may read" in from_file(computer, path, code=1)
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", str(tmp_path / "k"), "-out", str(tmp_path / "c"), "-subj", "/CN=other")
+    path = brought(computer, manager, text, (tmp_path / "c").read_text())
+    assert "not the one that the token names" in from_file(computer, path, code=1)
+    for wrong in ("", "[]", "{}", '{"server": "a", "token": "b"}', "x" * 40000,
+                  '{"server": 1, "token": "b", "ca": "c"}'):
+        path.write_text(wrong, encoding="ascii")
+        assert "redoubt package agent" in from_file(computer, path, code=1)
+    path.unlink()
+    assert "open" in from_file(computer, path, code=1)
+    assert "instead of" in from_file(computer, path, "--token", text, code=64)
+    assert computer.files() == ["device.key.enrol"], "no identity"
+
+
+def test_an_installer_waits_for_a_server_that_is_away(computer, manager, certificates):
+    ca, text = authority(certificates), token(manager)["token"]
+    path = brought(computer, manager, text, ca)
+    told = json.loads(path.read_text())
+    port = free_port()
+    path.write_text(json.dumps(dict(told, server=f"127.0.0.1:{port}")), encoding="ascii")
+    assert "Repeat it" in from_file(computer, path, code=1)
+    assert path.exists()
+    waiting = subprocess.Popen([AGENT, "enrol", "-c", str(computer.conf), "--from", str(path),
+                                "--wait", "--json"], stdout=subprocess.PIPE, text=True)
+    forward = subprocess.Popen([sys.executable, "-c", FORWARD, str(port), str(manager.api_port)])
+    try:
+        assert json.loads(waiting.communicate(timeout=40)[0])["state"] == "issued"
+    finally:
+        waiting.kill()
+        forward.kill()
+        forward.wait()
+    assert not path.exists()
+
+
+# Each connection to the first port is carried to the second.
+FORWARD = """
+import socket, sys, threading
+def carry(a, b):
+    while data := a.recv(65536):
+        b.sendall(data)
+    b.shutdown(socket.SHUT_WR)
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    a, _ = listener.accept()
+    b = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+    for pair in ((a, b), (b, a)):
+        threading.Thread(target=carry, args=pair, daemon=True).start()
+"""
 
 
 def test_a_used_token(computer, manager, tmp_path):

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "app/agent/enrol_conf.h"
+#include "app/agent/enrol_file.h"
 #include "app/agent/identity_files.h"
 #include "sys/http/http_client.h"
 
@@ -22,12 +23,12 @@ enum {
     API_PORT = 13299,
     SERVER_PORT = 13000,
     CALL_MS = 15000,
-    RETRY_MAX_S = 60,
-    TOKEN_MAX = 400
+    RETRY_MAX_S = 60
 };
 
 static const char usage[] =
     "Usage: redoubt-agent enrol --server HOST[:PORT] --token TOKEN [OPTION]...\n"
+    "       redoubt-agent enrol --from FILE [OPTION]...\n"
     "\n"
     "Gives this device its identity: makes a key, asks the Administration Server for a\n"
     "certificate, and stores both where agent.conf says. An administrator makes the\n"
@@ -35,8 +36,11 @@ static const char usage[] =
     "\n"
     "  -s, --server HOST   the address of the cluster; the port, if it is not 13299\n"
     "  -t, --token TOKEN   the enrolment token; - reads it from standard input\n"
+    "  -f, --from FILE     server, token and authority, as redoubt package agent puts\n"
+    "                      them into an installer; removed when the device is enrolled\n"
     "  -N, --name NAME     the name of the device (default: its host name)\n"
-    "  -w, --wait          wait until an administrator has approved it\n"
+    "  -w, --wait          wait until the server answers and an administrator has\n"
+    "                      approved it\n"
     "      --again         begin with a new key, even if the device is enrolled\n"
     "  -c, --config FILE   agent.conf, made if missing (default: " CONF_AGENT_DEFAULT_PATH
     ")\n"
@@ -46,8 +50,9 @@ static const char usage[] =
     "Exit codes: 0 enrolled, 1 failure, 64 wrong usage, 75 waits for approval.\n";
 
 struct enrol {
-    const char *conf_path, *server, *name;
-    char token[TOKEN_MAX], digest[CA_DIGEST];
+    const char *conf_path, *server, *name, *from;
+    char token[ENROL_TOKEN_MAX], digest[CA_DIGEST];
+    struct enrol_file file;
     bool wait, again, json;
     struct utsname machine;
     char host[CONF_PATH], api[CONF_PATH + 16]; /* api: host:port */
@@ -121,12 +126,19 @@ static int store_authority(struct enrol *n, const char *pem)
     return complain(n, "not_stored", info.what, "Run it as root.");
 }
 
+static bool is_authority(const struct enrol *n, const char *pem)
+{
+    char digest[CA_DIGEST];
+
+    return ca_digest(str_of(pem), digest, NULL) == ERR_OK &&
+           strcmp(digest, n->digest) == 0;
+}
+
 /* The authority that the token names, from whoever has it. */
 static int fetch_authority(struct enrol *n)
 {
     struct err_info info = { .what = "" };
     struct http_answer a;
-    char digest[CA_DIGEST];
     int r = 0;
     enum err e = call(n, false, "/v1/ca", NULL, &a, &info);
     json_t *j = e == ERR_OK ? json_loadb(a.body, a.body_bytes, 0, NULL) : NULL;
@@ -140,8 +152,7 @@ static int fetch_authority(struct enrol *n)
         r = complain(
             n, "not_active", "The server tells no authority.",
             "Is this the address of the cluster, or of a node that is not active?");
-    else if (ca_digest(str_of(pem), digest, NULL) != ERR_OK ||
-             strcmp(digest, n->digest) != 0)
+    else if (!is_authority(n, pem))
         r = complain(n, "authority_wrong",
                      "The server's authority is not the one that the token names.",
                      "Either the token is of another cluster, or somebody else answers "
@@ -151,6 +162,18 @@ static int fetch_authority(struct enrol *n)
     json_decref(j);
     http_answer_release(&a);
     return r;
+}
+
+/* The file brings it, so that the server need not be asked for it. */
+static int take_authority(struct enrol *n)
+{
+    if (!n->from)
+        return fetch_authority(n);
+    if (strlen(n->file.ca) >= CA_PEM_MAX || !is_authority(n, n->file.ca))
+        return complain(n, "authority_wrong",
+                        "The authority in the file is not the one that the token names.",
+                        "Make the installer anew: redoubt package agent.");
+    return store_authority(n, n->file.ca);
 }
 
 /* --- what is stored --------------------------------------------------------------------- */
@@ -219,6 +242,8 @@ static int issued(struct enrol *n, const json_t *answer)
     choose_server(n, answer);
     if (store(n, pem, &info) != ERR_OK)
         return complain(n, "not_stored", info.what, "Run it as root, and repeat it.");
+    if (n->from)
+        (void)unlink(n->from); /* best effort: its token has served */
     (void)snprintf(words, sizeof(words),
                    "This device is enrolled: %.36s, server %.200s.\n"
                    "Start the agent: systemctl restart redoubt-agent",
@@ -352,40 +377,9 @@ static bool take_server(struct enrol *n)
     return true;
 }
 
-static int parse(int argc, char **argv, struct enrol *n)
+/* Server and token as they were given; -1, or an exit code after printing. */
+static int take_words(struct enrol *n, const char *token)
 {
-    enum { OPT_AGAIN = 256 };
-    static const struct option all[] = { { "server", required_argument, NULL, 's' },
-                                         { "token", required_argument, NULL, 't' },
-                                         { "name", required_argument, NULL, 'N' },
-                                         { "wait", no_argument, NULL, 'w' },
-                                         { "again", no_argument, NULL, OPT_AGAIN },
-                                         { "config", required_argument, NULL, 'c' },
-                                         { "json", no_argument, NULL, 'j' },
-                                         { "help", no_argument, NULL, 'h' },
-                                         { 0 } };
-    const char *token = NULL;
-    int opt;
-
-    while ((opt = getopt_long(argc, argv, "s:t:N:wc:jh", all, NULL)) != -1) {
-        switch (opt) {
-        case 's': n->server = optarg; break;
-        case 't': token = optarg; break;
-        case 'N': n->name = optarg; break;
-        case 'w': n->wait = true; break;
-        case OPT_AGAIN: n->again = true; break;
-        case 'c': n->conf_path = optarg; break;
-        case 'j': n->json = true; break;
-        case 'h': return fputs(usage, stdout) < 0;
-        default: return EXIT_USAGE;
-        }
-    }
-    if (optind < argc || !n->server || !token) {
-        fprintf(stderr, "redoubt-agent enrol: %s; see redoubt-agent enrol --help\n",
-                optind < argc ? "unexpected argument"
-                              : "--server and --token are needed");
-        return EXIT_USAGE;
-    }
     if (!take_server(n)) {
         fprintf(stderr, "redoubt-agent enrol: %s is no address\n", n->server);
         return EXIT_USAGE;
@@ -396,6 +390,58 @@ static int parse(int argc, char **argv, struct enrol *n)
         return EXIT_USAGE;
     }
     return -1;
+}
+
+static int take_file(struct enrol *n)
+{
+    struct err_info info = { .what = "" };
+
+    if (enrol_file_read(n->from, &n->file, &info) != ERR_OK)
+        return complain(n, "file_wrong", info.what,
+                        "It must be a file that redoubt package agent has put into an "
+                        "installer, owned by root, mode 0600.");
+    n->server = n->file.server;
+    return take_words(n, n->file.token);
+}
+
+static int parse(int argc, char **argv, struct enrol *n)
+{
+    enum { OPT_AGAIN = 256 };
+    static const struct option all[] = { { "server", required_argument, NULL, 's' },
+                                         { "token", required_argument, NULL, 't' },
+                                         { "from", required_argument, NULL, 'f' },
+                                         { "name", required_argument, NULL, 'N' },
+                                         { "wait", no_argument, NULL, 'w' },
+                                         { "again", no_argument, NULL, OPT_AGAIN },
+                                         { "config", required_argument, NULL, 'c' },
+                                         { "json", no_argument, NULL, 'j' },
+                                         { "help", no_argument, NULL, 'h' },
+                                         { 0 } };
+    const char *token = NULL;
+    int opt;
+
+    while ((opt = getopt_long(argc, argv, "s:t:f:N:wc:jh", all, NULL)) != -1) {
+        switch (opt) {
+        case 's': n->server = optarg; break;
+        case 't': token = optarg; break;
+        case 'f': n->from = optarg; break;
+        case 'N': n->name = optarg; break;
+        case 'w': n->wait = true; break;
+        case OPT_AGAIN: n->again = true; break;
+        case 'c': n->conf_path = optarg; break;
+        case 'j': n->json = true; break;
+        case 'h': return fputs(usage, stdout) < 0;
+        default: return EXIT_USAGE;
+        }
+    }
+    if (optind < argc || (n->from ? n->server || token : !n->server || !token)) {
+        fprintf(stderr, "redoubt-agent enrol: %s; see redoubt-agent enrol --help\n",
+                optind < argc ? "unexpected argument"
+                : n->from     ? "--from is instead of --server and --token"
+                              : "--server and --token are needed");
+        return EXIT_USAGE;
+    }
+    return n->from ? take_file(n) : take_words(n, token);
 }
 
 /* Paths from agent.conf; what was there already. */
@@ -421,6 +467,8 @@ static int prepare(struct enrol *n)
         (void)snprintf(words, sizeof(words),
                        "This device is enrolled already: %s. --again begins anew.", id);
         (void)told(n, "enrolled", id, words);
+        if (n->from)
+            (void)unlink(n->from); /* best effort: its token is not needed */
         return 0;
     }
     if (prepare_key(n, &info) != ERR_OK)
@@ -440,11 +488,12 @@ int enrol_command(int argc, char **argv)
     if (code < 0)
         code = prepare(n);
     if (code < 0) {
-        code = fetch_authority(n);
+        code = take_authority(n);
         if (code == 0)
             code = converse(n);
     }
     ca_pem_wipe(&n->key);
+    enrol_file_release(&n->file);
     free(n);
     return code;
 }
