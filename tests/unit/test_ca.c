@@ -15,6 +15,7 @@
 
 #include "sys/ca/ca.h"
 #include "sys/ca/ca_link.h"
+#include "sys/ca/ca_sign.h"
 #include "sys/ca/seal.h"
 
 static struct {
@@ -413,6 +414,96 @@ static void a_link_is_what_nginx_checks(void **state)
     assert_int_equal(ca_link_make(key, longest, 1, out, &t.why), ERR_LIMIT);
 }
 
+/* --- signatures --- */
+
+static const uint8_t digest[CA_HASH_BYTES] = { 1, 2, 3 };
+
+static enum err verify(const struct ca_signature *s)
+{
+    return ca_verify_digest(ca_pem_str(&t.crt), digest,
+                            (struct str){ (const char *)s->bytes, s->n }, &t.why);
+}
+
+static void what_is_signed_verifies_and_nothing_else_does(void **state)
+{
+    struct ca_pem signer;
+    struct ca_signature s;
+    (void)state;
+
+    assert_int_equal(ca_create_signer(t.ca, "Packages", &signer, &t.why), ERR_OK);
+    assert_int_equal(ca_check_signer(ca_pem_str(&signer), ca_pem_str(&t.crt), &t.why),
+                     ERR_OK);
+    assert_int_equal(ca_sign_digest(ca_pem_str(&signer), digest, &s, &t.why), ERR_OK);
+    assert_int_equal(verify(&s), ERR_OK);
+    for (size_t i = 0; i < s.n; i++) { /* each single byte matters */
+        s.bytes[i] ^= 0x10;
+        assert_int_not_equal(verify(&s), ERR_OK);
+        s.bytes[i] ^= 0x10;
+    }
+    for (size_t n = 0; n < s.n; n++) {
+        struct ca_signature cut = { .n = n };
+
+        memcpy(cut.bytes, s.bytes, n);
+        assert_int_not_equal(verify(&cut), ERR_OK);
+    }
+    const uint8_t wrong[CA_HASH_BYTES] = { 1, 2, 4 };
+    const struct str all = { (const char *)s.bytes, s.n };
+    assert_int_equal(ca_verify_digest(ca_pem_str(&t.crt), wrong, all, &t.why),
+                     ERR_DENIED);
+    assert_non_null(strstr(t.why.what, "not one of these bytes"));
+}
+
+static void a_signer_of_another_authority_is_refused(void **state)
+{
+    struct ca_pem crt, key, signer;
+    struct ca_signature s;
+    struct ca *ca = NULL;
+    (void)state;
+
+    assert_int_equal(ca_create("Test", &crt, &key, &t.why), ERR_OK); /* the same name */
+    assert_int_equal(ca_load(ca_pem_str(&crt), ca_pem_str(&key), &ca, &t.why), ERR_OK);
+    assert_int_equal(ca_create_signer(ca, "Packages", &signer, &t.why), ERR_OK);
+    assert_int_equal(ca_sign_digest(ca_pem_str(&signer), digest, &s, &t.why), ERR_OK);
+    assert_int_equal(verify(&s), ERR_DENIED);
+    assert_non_null(strstr(t.why.what, "authority"));
+    assert_int_equal(ca_check_signer(ca_pem_str(&signer), ca_pem_str(&t.crt), &t.why),
+                     ERR_DENIED);
+    ca_free(ca);
+}
+
+/* Puts a key and a certificate together as a signer. */
+static void pretend(struct ca_pem *out, const struct ca_pem *key,
+                    const struct ca_pem *crt)
+{
+    *out = *key;
+    assert_true(out->n + crt->n < sizeof(out->text));
+    memcpy(out->text + out->n, crt->text, crt->n + 1);
+    out->n += crt->n;
+}
+
+static void only_a_certificate_for_signing_signs(void **state)
+{
+    const struct ca_names names = { { "redoubt" }, 1 };
+    struct ca_csr *r = checked(ca_pem_str(&t.csr));
+    struct ca_issued issued;
+    struct ca_pem key, signer;
+    struct ca_signature s;
+    (void)state;
+
+    assert_int_equal(ca_sign_device(t.ca, r, &device, 90, &issued, &t.why), ERR_OK);
+    ca_csr_free(r);
+    pretend(&signer, &t.device_key, &issued.pem);
+    assert_int_equal(ca_check_signer(ca_pem_str(&signer), ca_pem_str(&t.crt), &t.why),
+                     ERR_DENIED);
+    assert_int_not_equal(ca_sign_digest(ca_pem_str(&signer), digest, &s, &t.why), ERR_OK);
+    assert_int_equal(ca_sign_server(t.ca, &names, 90, &issued, &key, &t.why), ERR_OK);
+    pretend(&signer, &key, &issued.pem);
+    assert_int_equal(ca_check_signer(ca_pem_str(&signer), ca_pem_str(&t.crt), &t.why),
+                     ERR_DENIED);
+    pretend(&signer, &t.device_key, &t.crt);
+    assert_int_not_equal(ca_sign_digest(ca_pem_str(&signer), digest, &s, &t.why), ERR_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -429,6 +520,9 @@ int main(void)
         cmocka_unit_test(bad_requests),
         cmocka_unit_test(the_hash_is_of_the_key),
         cmocka_unit_test(a_seal_keeps_its_secret),
+        cmocka_unit_test(what_is_signed_verifies_and_nothing_else_does),
+        cmocka_unit_test(a_signer_of_another_authority_is_refused),
+        cmocka_unit_test(only_a_certificate_for_signing_signs),
         cmocka_unit_test(a_link_is_what_nginx_checks),
     };
 

@@ -1,4 +1,5 @@
 #include "sys/ca/ca_gnutls.h"
+#include "sys/ca/ca_sign.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -72,14 +73,14 @@ enum err ca_bounded(struct str pem, size_t most, struct err_info *info)
 
 /* --- keys --- */
 
-static enum err key_make(gnutls_x509_privkey_t *out, struct err_info *info)
+static enum err key_of(gnutls_pk_algorithm_t kind, unsigned bits,
+                       gnutls_x509_privkey_t *out, struct err_info *info)
 {
     gnutls_x509_privkey_t key = NULL;
     int n = gnutls_x509_privkey_init(&key);
 
     if (n >= 0)
-        n = gnutls_x509_privkey_generate(
-            key, GNUTLS_PK_ECDSA, GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0);
+        n = gnutls_x509_privkey_generate(key, kind, bits, 0);
     if (n < 0) {
         if (key)
             gnutls_x509_privkey_deinit(key);
@@ -87,6 +88,12 @@ static enum err key_make(gnutls_x509_privkey_t *out, struct err_info *info)
     }
     *out = key;
     return ERR_OK;
+}
+
+static enum err key_make(gnutls_x509_privkey_t *out, struct err_info *info)
+{
+    return key_of(GNUTLS_PK_ECDSA, GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), out,
+                  info);
 }
 
 enum err ca_key_import(struct str pem, gnutls_x509_privkey_t *out, struct err_info *info)
@@ -446,6 +453,54 @@ enum err ca_sign_server(const struct ca *ca, const struct ca_names *names, uint3
     e = leaf_export(n, crt, out, info);
     if (e == ERR_OK)
         e = key_export(made, key, info);
+    if (crt)
+        gnutls_x509_crt_deinit(crt);
+    gnutls_x509_privkey_deinit(made);
+    return e;
+}
+
+/* Key and certificate in one text: one file that is there or not. */
+static enum err signer_export(gnutls_x509_privkey_t key, gnutls_x509_crt_t crt,
+                              struct ca_pem *out, struct err_info *info)
+{
+    struct ca_pem certificate = { 0 };
+    enum err e = crt_export(crt, &certificate, info);
+
+    if (e == ERR_OK)
+        e = key_export(key, out, info);
+    if (e == ERR_OK && out->n + certificate.n >= sizeof(out->text))
+        e = err_set(info, ERR_LIMIT, 0, "PEM is too long");
+    if (e == ERR_OK) {
+        memcpy(out->text + out->n, certificate.text, certificate.n + 1);
+        out->n += certificate.n;
+    }
+    return e;
+}
+
+enum err ca_create_signer(const struct ca *ca, const char *name, struct ca_pem *out,
+                          struct err_info *info)
+{
+    gnutls_x509_privkey_t made = NULL;
+    gnutls_x509_crt_t crt = NULL;
+    struct ca_issued about;
+    enum err e = key_of(GNUTLS_PK_EDDSA_ED25519,
+                        GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_ED25519), &made, info);
+
+    if (e != ERR_OK)
+        return e;
+    int n = gnutls_x509_crt_init(&crt);
+    if (n >= 0)
+        n = crt_begin(crt, days_left(ca, CA_DAYS), &about);
+    if (n >= 0)
+        n = crt_name(crt, name);
+    if (n >= 0)
+        n = gnutls_x509_crt_set_key(crt, made);
+    if (n >= 0)
+        n = gnutls_x509_crt_set_key_purpose_oid(crt, GNUTLS_KP_CODE_SIGNING, 1);
+    if (n >= 0)
+        n = leaf_finish(crt, ca);
+    e = n < 0 ? ca_failed(info, ERR_MEMORY, n, "make a signer")
+              : signer_export(made, crt, out, info);
     if (crt)
         gnutls_x509_crt_deinit(crt);
     gnutls_x509_privkey_deinit(made);
