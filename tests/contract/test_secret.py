@@ -9,7 +9,8 @@ import pytest
 
 from test_ctl import Node, _node, _world  # noqa: F401  pylint: disable=unused-import
 
-FILES = ["ca.key", "ca.pem", "server.key", "server.pem", "ticket.key"]
+SHARED = ["ca.key", "ca.pem", "link.key", "package.key", "ticket.key"]
+FILES = sorted(SHARED + ["server.key", "server.pem"])
 
 
 def openssl(*argv):
@@ -51,8 +52,14 @@ def test_init_makes_and_installs_an_authority(node):
     folder = node.folder / "secret"
     assert sorted(os.listdir(folder)) == FILES
     assert folder.stat().st_mode & 0o777 == 0o750
-    assert all((folder / name).stat().st_mode & 0o777 == 0o640 for name in FILES)
+    for name in FILES:
+        mode = 0o600 if name == "package.key" else 0o640
+        assert (folder / name).stat().st_mode & 0o777 == mode, name
     assert (folder / "ticket.key").stat().st_size == 64
+    assert (folder / "link.key").stat().st_size == 32
+    text = openssl("x509", "-in", folder / "package.key", "-noout", "-text")
+    assert "Code Signing" in text and "ED25519" in text
+    openssl("verify", "-CAfile", folder / "ca.pem", folder / "package.key")
     openssl("verify", "-CAfile", folder / "ca.pem", "-purpose", "sslserver",
             folder / "server.pem")
     text = openssl("x509", "-in", folder / "server.pem", "-noout", "-text")
@@ -66,7 +73,7 @@ def test_what_lies_on_the_share_is_sealed(node):
     node.init()
     key = (node.folder / "secret" / "ca.key").read_bytes()
     assert b"PRIVATE KEY" in key
-    for name in ("ca.pem", "ca.key", "ticket.key"):
+    for name in SHARED:
         assert sealed(node, name).startswith(b"RDSEAL1\n")
         assert (node.folder / "secret" / name).read_bytes() not in sealed(node, name)
     assert b"PRIVATE" not in sealed(node, "ca.key")
@@ -76,7 +83,7 @@ def test_the_other_node_fetches_them(node, other):
     assert listed(other, code=1)["ca.key"] == {"name": "ca.key", "shared": True, "here": False,
                                                "same": False}
     assert "authority" in other.run("secret", "fetch").stdout
-    for name in ("ca.pem", "ca.key", "ticket.key"):
+    for name in SHARED:
         assert (node.folder / "secret" / name).read_bytes() == (
             other.folder / "secret" / name).read_bytes()
     mine, theirs = (open(f"{n.folder}/secret/server.key", "rb").read() for n in (node, other))
@@ -129,6 +136,20 @@ def test_without_a_data_share_they_lie_on_the_state_share(node):
     node.init()
     assert os.path.exists(f"{node.server.folder}/state/secret/ca.key")
     listed(node)
+
+
+def test_a_cluster_made_before_there_were_packages_gets_what_it_lacks(node, other):
+    for name in ("package.key", "link.key"):
+        os.remove(f"{node.server.folder}/data/secret/{name}")
+        os.remove(node.folder / "secret" / name)
+    assert not listed(node, code=1)["package.key"]["here"]
+    node.run("secret", "fetch")
+    other.run("secret", "fetch")
+    for name in SHARED:
+        assert (node.folder / "secret" / name).read_bytes() == (
+            other.folder / "secret" / name).read_bytes(), name
+    listed(node)
+    listed(other)
 
 
 def test_a_broken_off_init_goes_on(node):

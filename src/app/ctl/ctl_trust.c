@@ -8,19 +8,21 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "sys/ca/ca.h"
+#include "sys/ca/ca_sign.h"
 #include "sys/ca/seal.h"
 
 enum {
     TICKET_BYTES = 64, /* what GnuTLS derives the keys of tickets from */
+    LINK_BYTES = 32,   /* what links to private packages are made with */
     SEALED_MAX = CA_PEM_MAX + SEAL_EXTRA,
     DAY_S = 86400,
     SOON_DAYS = 30
 };
 
-enum secret { CA_CERTIFICATE, CA_KEY, TICKET_KEY, SECRETS };
+enum secret { CA_CERTIFICATE, CA_KEY, TICKET_KEY, PACKAGE_KEY, LINK_KEY, SECRETS };
 
-static const char *const names[SECRETS] = { "ca.pem", "ca.key", "ticket.key" };
+static const char *const names[SECRETS] = { "ca.pem", "ca.key", "ticket.key",
+                                            "package.key", "link.key" };
 
 /* All secrets of a cluster, in the open. */
 struct secrets {
@@ -42,53 +44,53 @@ static int failed(struct ctl *c, const struct err_info *info, const char *advice
 
 /* --- on the share --- */
 
+/* Where they lie, and what they are sealed with. */
+struct share {
+    struct smb *smb;
+    const struct mac_key *key;
+};
+
 static void share_name(char out[64], enum secret i)
 {
     (void)snprintf(out, 64, "secret/%s", names[i]);
 }
 
-static enum err put(struct smb *s, const struct mac_key *key, enum secret i,
-                    const struct ca_pem *bytes, struct err_info *info)
+typedef enum err write_file(struct smb *s, const char *name, struct str body,
+                            struct err_info *info);
+
+/* how: smb_put, or smb_create if another one's must not be replaced */
+static enum err put(const struct share *s, enum secret i, const struct ca_pem *bytes,
+                    write_file *how, struct err_info *info)
 {
     static char sealed[SEALED_MAX];
     char name[64];
     size_t n = 0;
 
     share_name(name, i);
-    if (seal_close(key, str_of(names[i]), ca_pem_str(bytes), sealed, sizeof(sealed),
+    if (seal_close(s->key, str_of(names[i]), ca_pem_str(bytes), sealed, sizeof(sealed),
                    &n) != ERR_OK)
         return err_set(info, ERR_LIMIT, 0, "%s is too long", names[i]);
-    return smb_put(s, name, (struct str){ sealed, n }, info);
+    return how(s->smb, name, (struct str){ sealed, n }, info);
 }
 
-static enum err get(struct smb *s, const struct mac_key *key, enum secret i,
-                    struct ca_pem *out, struct err_info *info)
+static enum err get(const struct share *s, enum secret i, struct ca_pem *out,
+                    struct err_info *info)
 {
     static char sealed[SEALED_MAX];
     char name[64];
     size_t n = 0;
 
     share_name(name, i);
-    enum err e = smb_read(s, name, sealed, sizeof(sealed), &n, info);
+    enum err e = smb_read(s->smb, name, sealed, sizeof(sealed), &n, info);
     if (e != ERR_OK)
         return e;
-    e = seal_open(key, str_of(names[i]), (struct str){ sealed, n }, out->text,
+    e = seal_open(s->key, str_of(names[i]), (struct str){ sealed, n }, out->text,
                   sizeof(out->text) - 1, &out->n);
     if (e != ERR_OK)
         return err_set(info, ERR_FOREIGN, 0,
                        "%s on the share was not sealed with this cluster key", name);
     out->text[out->n] = '\0';
     return ERR_OK;
-}
-
-static enum err get_all(struct smb *s, const struct mac_key *key, struct secrets *out,
-                        struct err_info *info)
-{
-    enum err e = ERR_OK;
-
-    for (enum secret i = 0; i < SECRETS && e == ERR_OK; i++)
-        e = get(s, key, i, &out->at[i], info);
-    return e;
 }
 
 /* --- made or taken --- */
@@ -110,11 +112,11 @@ static enum err read_file(const char *path, struct ca_pem *out, struct err_info 
     return ERR_OK;
 }
 
-static enum err make_ticket_key(struct ca_pem *out, struct err_info *info)
+static enum err make_random(struct ca_pem *out, size_t n, struct err_info *info)
 {
-    if (getrandom(out->text, TICKET_BYTES, 0) != TICKET_BYTES)
+    if (getrandom(out->text, n, 0) != (ssize_t)n)
         return err_set(info, ERR_IO, errno, "get random bytes");
-    out->n = TICKET_BYTES;
+    out->n = n;
     return ERR_OK;
 }
 
@@ -139,15 +141,63 @@ static enum err check_authority(const struct secrets *all, struct ca **out,
                    out, info);
 }
 
+static enum err make_signer(struct ctl *c, struct secrets *all, struct err_info *info)
+{
+    char name[CONF_NAME + 32];
+    struct ca *ca = NULL;
+    enum err e = check_authority(all, &ca, info);
+
+    (void)snprintf(name, sizeof(name), "Redoubt %s packages", c->conf.cluster.name);
+    if (e == ERR_OK)
+        e = ca_create_signer(ca, name, &all->at[PACKAGE_KEY], info);
+    ca_free(ca);
+    return e;
+}
+
+/* Those that the authority does not need to exist. */
+static enum err make_later(struct ctl *c, struct secrets *all, enum secret i,
+                           struct err_info *info)
+{
+    return i == PACKAGE_KEY ? make_signer(c, all, info)
+                            : make_random(&all->at[i], LINK_BYTES, info);
+}
+
+/*
+ * A cluster that was made before there was such a secret gets it now.  Both nodes may be at
+ * it: one is first, and the other takes what that one made.
+ */
+static enum err add_later(struct ctl *c, const struct share *s, struct secrets *all,
+                          enum secret i, struct err_info *info)
+{
+    enum err e = make_later(c, all, i, info);
+
+    if (e == ERR_OK)
+        e = put(s, i, &all->at[i], smb_create, info);
+    return e == ERR_EXISTS ? get(s, i, &all->at[i], info) : e;
+}
+
+static enum err get_all(struct ctl *c, const struct share *s, struct secrets *out,
+                        struct err_info *info)
+{
+    enum err e = ERR_OK;
+
+    for (enum secret i = 0; i < SECRETS && e == ERR_OK; i++) {
+        e = get(s, i, &out->at[i], info);
+        if (e == ERR_NOT_FOUND && i >= PACKAGE_KEY)
+            e = add_later(c, s, out, i, info);
+    }
+    return e;
+}
+
 /* What an init that was broken off has left is used; a given authority replaces it. */
-static enum err prepare(struct ctl *c, struct smb *s, const struct mac_key *key,
-                        struct secrets *all, struct err_info *info)
+static enum err prepare(struct ctl *c, const struct share *s, struct secrets *all,
+                        struct err_info *info)
 {
     struct ca *ca = NULL;
-    enum err e = smb_make_folder(s, "secret", info);
+    enum err e = smb_make_folder(s->smb, "secret", info);
 
     if (e == ERR_OK || e == ERR_EXISTS)
-        e = get_all(s, key, all, info);
+        e = get_all(c, s, all, info);
     if (e == ERR_OK && !c->opt.ca_certificate)
         return e;
     if (e != ERR_OK && e != ERR_NOT_FOUND)
@@ -157,9 +207,11 @@ static enum err prepare(struct ctl *c, struct smb *s, const struct mac_key *key,
         e = check_authority(all, &ca, info);
     ca_free(ca);
     if (e == ERR_OK)
-        e = make_ticket_key(&all->at[TICKET_KEY], info);
+        e = make_random(&all->at[TICKET_KEY], TICKET_BYTES, info);
+    for (enum secret i = PACKAGE_KEY; i < SECRETS && e == ERR_OK; i++)
+        e = make_later(c, all, i, info);
     for (enum secret i = SECRETS; i-- > 0 && e == ERR_OK;)
-        e = put(s, key, i, &all->at[i], info);
+        e = put(s, i, &all->at[i], smb_put, info);
     return e;
 }
 
@@ -174,7 +226,8 @@ static enum err path_of(const struct ctl *c, const char *name, char out[CONF_PAT
                          : err_set(info, ERR_CONFIG, 0, "[trust] folder is too long");
 }
 
-/* The group whose programs read the keys; without it (a test, a container) only root does. */
+/* The group whose programs read the keys (but not the one that signs: only root's programs do
+ * that); without it (a test, a container) only root does. */
 static gid_t readers(void)
 {
     const struct group *g = getgrnam("redoubt");
@@ -216,7 +269,8 @@ static enum err install_file(const struct ctl *c, const char *name, struct str b
         return err_set(info, ERR_IO, errno, "create %s", beside);
     if (write(fd, bytes.p, bytes.n) != (ssize_t)bytes.n || fsync(fd) != 0)
         e = err_set(info, ERR_IO, errno, "write %s", beside);
-    else if (fchown(fd, (uid_t)-1, readers()) != 0 || fchmod(fd, 0640) != 0)
+    else if (fchown(fd, (uid_t)-1, readers()) != 0 ||
+             fchmod(fd, strcmp(name, names[PACKAGE_KEY]) == 0 ? 0600 : 0640) != 0)
         e = err_set(info, ERR_IO, errno, "set the rights of %s", beside);
     if (close(fd) != 0 && e == ERR_OK)
         e = err_set(info, ERR_IO, errno, "write %s", beside);
@@ -296,7 +350,7 @@ int ctl_trust_init(struct ctl *c, const struct mac_key *key)
         all ? ctl_share_connect(&c->conf, share_of(&c->conf), &s, &info) : ERR_MEMORY;
 
     if (e == ERR_OK)
-        e = prepare(c, s, key, all, &info);
+        e = prepare(c, &(struct share){ s, key }, all, &info);
     smb_free(s);
     if (e != ERR_OK)
         r = failed(
@@ -364,7 +418,7 @@ int cmd_secret_fetch(struct ctl *c)
     enum err e =
         all ? ctl_share_connect(&c->conf, share_of(&c->conf), &s, &info) : ERR_MEMORY;
     if (e == ERR_OK)
-        e = get_all(s, &key, all, &info);
+        e = get_all(c, &(struct share){ s, &key }, all, &info);
     smb_free(s);
     explicit_bzero(&key, sizeof(key));
     if (e != ERR_OK)
@@ -440,7 +494,7 @@ static json_t *json_one(const struct listed *l)
     return j;
 }
 
-static int list(struct ctl *c, struct smb *s, const struct mac_key *key)
+static int list(struct ctl *c, const struct share *s)
 {
     static struct ca_pem shared;
     struct listed all[SECRETS + 1] = { [SECRETS] = { .name = "server.pem" } };
@@ -449,7 +503,7 @@ static int list(struct ctl *c, struct smb *s, const struct mac_key *key)
     int r = CTL_OK;
 
     for (enum secret i = 0; i < SECRETS; i++) {
-        enum err e = get(s, key, i, &shared, &info);
+        enum err e = get(s, i, &shared, &info);
 
         all[i].name = names[i];
         all[i].on_share = e == ERR_OK || e == ERR_FOREIGN;
@@ -486,7 +540,7 @@ int cmd_secret_list(struct ctl *c)
     if (r != CTL_OK)
         return r;
     r = ctl_share_connect(&c->conf, share_of(&c->conf), &s, &info) == ERR_OK
-            ? list(c, s, &key)
+            ? list(c, &(struct share){ s, &key })
             : failed(c, &info, "redoubt check names the step that fails.");
     smb_free(s);
     explicit_bzero(&key, sizeof(key));
