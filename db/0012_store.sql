@@ -481,3 +481,29 @@ BEGIN
     END IF;
     RETURN jsonb_build_object('status', 200, 'body', jsonb_build_object('forgotten', gone));
 END $$;
+
+-- POST /v1/packages/{id}/link: the path and when the link to it ends; redoubt-manager makes the
+-- link, which needs a secret of the nodes (src/app/manager/links.c).  What is public has an address
+-- that does not end.
+CREATE FUNCTION redoubt.api_package_link(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    p     redoubt.package := redoubt.package_of(actor, path);
+    hours integer;
+    until timestamptz;
+BEGIN
+    PERFORM redoubt.require(actor, 'operator', NULL);
+    body := coalesce(body, '{}');
+    PERFORM redoubt.api_members(body, ARRAY['hours']);
+    hours := redoubt.body_number(body, 'hours', 24, 1, 87600);
+    IF p.visibility = 'private' THEN
+        until := date_trunc('second', now()) + make_interval(hours => hours);
+    END IF;
+    PERFORM redoubt.audit_add(actor, 'package_link', p.id::text, NULL,
+                              jsonb_build_object('path', redoubt.package_path(p),
+                                                 'expires_at', until));
+    RETURN jsonb_build_object('status', 200, 'body', jsonb_build_object('package', p.id,
+        'name', p.name, 'version', p.version, 'path', redoubt.package_path(p),
+        'sha256', p.blob, 'expires_at', until,
+        'expires', CASE WHEN until IS NOT NULL THEN extract(epoch FROM until)::bigint END));
+END $$;

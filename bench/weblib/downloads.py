@@ -38,8 +38,8 @@ http {{
     server {{
         listen {http};
         listen {https} ssl;
-        ssl_certificate /var/lib/redoubt/secret/server.pem;
-        ssl_certificate_key /var/lib/redoubt/secret/server.key;
+        ssl_certificate /var/lib/redoubt/secret/web.pem;
+        ssl_certificate_key /var/lib/redoubt/secret/web.key;
         root /var/lib/redoubt/store/current/public;
         location / {{ try_files $uri $uri/ =404; }}
     }}

@@ -12,6 +12,7 @@ import uuid
 import jsonschema
 import pytest
 
+import link_tour
 import signature_tour
 from device_world import NODE, TOP, Certificates, Postgres
 from manager_world import MANAGER, Manager
@@ -111,7 +112,11 @@ def _database(folder):
 
 @pytest.fixture(scope="module", name="api")
 def _api(folder, database):
-    api = Documented(folder, database, Certificates(folder))
+    trust = tempfile.mkdtemp(dir=folder)
+    with open(os.path.join(trust, "link.key"), "wb") as file:
+        file.write(link_tour.SECRET)
+    api = Documented(folder, database, Certificates(folder),
+                     f"[trust]\nfolder={trust}\nnames=redoubt.example localhost\n")
     api.wait_note("READY=1")
     database.raise_fence(1)
     api.active(1)
@@ -222,7 +227,7 @@ def sample(world, method, pattern):
     """An address and a body that the route takes, as far as roles are concerned."""
     ids = {"devices": world.in_b, "groups": world.b["id"], "tasks": world.task["id"],
            "tokens": world.token["id"], "api-tokens": str(uuid.uuid4()),
-           "occurrences": str(uuid.uuid4())}
+           "occurrences": str(uuid.uuid4()), "packages": str(uuid.uuid4())}
     path = re.sub(r"\{id\}", lambda _: ids[pattern.split("/")[2]], pattern)
     path = path.replace("{name}", "daily")
     return path, None if method in ("GET", "DELETE") else {"nonsense": 1}
@@ -547,6 +552,7 @@ def test_a_tour_through_everything(api, world):
     tour_tasks(api, world)
     tour_rest(api, world)
     signature_tour.tour(api)
+    link_tour.tour(api, world)
     api.done("GET", "/v1/openapi.json")
     # Enrolment has tests of its own, with a real authority: tests/contract/test_enrol.py.
     elsewhere = {("GET", "/v1/ca"), ("POST", "/v1/enrol")}

@@ -9,8 +9,8 @@ import pytest
 
 from test_ctl import Node, _node, _world  # noqa: F401  pylint: disable=unused-import
 
-SHARED = ["ca.key", "ca.pem", "link.key", "package.key", "ticket.key"]
-FILES = sorted(SHARED + ["server.key", "server.pem"])
+SHARED = ["ca.key", "ca.pem", "link.key", "package.key", "ticket.key", "web.key"]
+FILES = sorted(SHARED + ["server.key", "server.pem", "web.pem"])
 
 
 def openssl(*argv):
@@ -88,6 +88,11 @@ def test_the_other_node_fetches_them(node, other):
             other.folder / "secret" / name).read_bytes()
     mine, theirs = (open(f"{n.folder}/secret/server.key", "rb").read() for n in (node, other))
     assert mine != theirs, "each node has a key of its own"
+    for one in (node, other):           # but for the Web Server, which is pinned
+        folder = one.folder / "secret"
+        openssl("verify", "-CAfile", folder / "ca.pem", "-purpose", "sslserver", folder / "web.pem")
+        assert openssl("x509", "-in", folder / "web.pem", "-noout", "-pubkey") == openssl(
+            "pkey", "-in", folder / "web.key", "-pubout")
     openssl("verify", "-CAfile", node.folder / "secret" / "ca.pem",
             other.folder / "secret" / "server.pem")
     listed(other)
@@ -139,7 +144,7 @@ def test_without_a_data_share_they_lie_on_the_state_share(node):
 
 
 def test_a_cluster_made_before_there_were_packages_gets_what_it_lacks(node, other):
-    for name in ("package.key", "link.key"):
+    for name in ("package.key", "link.key", "web.key"):
         os.remove(f"{node.server.folder}/data/secret/{name}")
         os.remove(node.folder / "secret" / name)
     assert not listed(node, code=1)["package.key"]["here"]

@@ -146,6 +146,13 @@ static void a_server_gets_its_names(void **state)
     assert_int_equal(ca_certificate_check(ca_pem_str(&out.pem), ca_pem_str(&key),
                                           ca_pem_str(&t.crt), &t.why),
                      ERR_OK);
+    struct ca_issued again;
+    assert_int_equal(
+        ca_sign_server_key(t.ca, &names, 397, ca_pem_str(&key), &again, &t.why), ERR_OK);
+    assert_string_not_equal(again.serial, out.serial);
+    assert_int_equal(ca_certificate_check(ca_pem_str(&again.pem), ca_pem_str(&key),
+                                          ca_pem_str(&t.crt), &t.why),
+                     ERR_OK);
     names.count = 0;
     assert_int_equal(ca_sign_server(t.ca, &names, 397, &out, &key, &t.why), ERR_INVALID);
 }

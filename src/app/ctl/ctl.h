@@ -200,10 +200,6 @@ void ctl_print_status(const struct ctl *c, const json_t *status);
 enum { CTL_SHARE_MS = 4000 };
 MUST_USE enum err ctl_share_connect(const struct conf *conf, const char *share,
                                     struct smb **out, struct err_info *info);
-/* timeout_ms: of one exchange with the server, for those that move large pieces. */
-MUST_USE enum err ctl_share_connect_for(const struct conf *conf, const char *share,
-                                        uint32_t timeout_ms, struct smb **out,
-                                        struct err_info *info);
 json_t *ctl_status_from_share(struct ctl *c, char *why, size_t why_size);
 
 #endif

@@ -19,10 +19,18 @@ enum {
     SOON_DAYS = 30
 };
 
-enum secret { CA_CERTIFICATE, CA_KEY, TICKET_KEY, PACKAGE_KEY, LINK_KEY, SECRETS };
+enum secret {
+    CA_CERTIFICATE,
+    CA_KEY,
+    TICKET_KEY,
+    PACKAGE_KEY,
+    LINK_KEY,
+    WEB_KEY,
+    SECRETS
+};
 
-static const char *const names[SECRETS] = { "ca.pem", "ca.key", "ticket.key",
-                                            "package.key", "link.key" };
+static const char *const names[SECRETS] = { "ca.pem",      "ca.key",   "ticket.key",
+                                            "package.key", "link.key", "web.key" };
 
 /* All secrets of a cluster, in the open. */
 struct secrets {
@@ -159,6 +167,7 @@ static enum err make_later(struct ctl *c, struct secrets *all, enum secret i,
                            struct err_info *info)
 {
     return i == PACKAGE_KEY ? make_signer(c, all, info)
+           : i == WEB_KEY   ? ca_key_new(&all->at[WEB_KEY], info)
                             : make_random(&all->at[i], LINK_BYTES, info);
 }
 
@@ -311,19 +320,27 @@ static void server_names(const struct conf *conf, char text[CONF_TEXT + 2 * CONF
     add_name(out, conf->cluster.peer);
 }
 
+/*
+ * Each node makes its certificates for itself.  The key of the Web Server is that of both nodes:
+ * who pins it, as the command that installs an agent does, trusts either.
+ */
 static enum err install(const struct ctl *c, const struct secrets *all,
                         struct err_info *info)
 {
     char text[CONF_TEXT + 2 * CONF_NAME];
     struct ca_names server;
-    struct ca_issued issued;
+    struct ca_issued issued, web;
     struct ca_pem key = { 0 };
     struct ca *ca = NULL;
+    uint32_t days = c->conf.trust.server_days;
     enum err e = check_authority(all, &ca, info);
 
     server_names(&c->conf, text, &server);
     if (e == ERR_OK)
-        e = ca_sign_server(ca, &server, c->conf.trust.server_days, &issued, &key, info);
+        e = ca_sign_server(ca, &server, days, &issued, &key, info);
+    if (e == ERR_OK)
+        e = ca_sign_server_key(ca, &server, days, ca_pem_str(&all->at[WEB_KEY]), &web,
+                               info);
     if (e == ERR_OK)
         e = make_folder(c, info);
     for (enum secret i = 0; i < SECRETS && e == ERR_OK; i++)
@@ -332,6 +349,8 @@ static enum err install(const struct ctl *c, const struct secrets *all,
         e = install_file(c, "server.key", ca_pem_str(&key), info);
     if (e == ERR_OK)
         e = install_file(c, "server.pem", ca_pem_str(&issued.pem), info);
+    if (e == ERR_OK)
+        e = install_file(c, "web.pem", ca_pem_str(&web.pem), info);
     ca_pem_wipe(&key);
     ca_free(ca);
     return e;
@@ -462,12 +481,18 @@ static void look_here(const struct ctl *c, struct listed *l, const struct ca_pem
     ca_pem_wipe(&own);
 }
 
+/* The certificates of the servers are of each node. */
+static bool is_shared(const char *name)
+{
+    return strcmp(name, "server.pem") != 0 && strcmp(name, "web.pem") != 0;
+}
+
 static void print_one(const struct listed *l)
 {
     char until[64] = "";
     struct tm tm;
     time_t t = (time_t)l->not_after;
-    bool of_share = strcmp(l->name, "server.pem") != 0;
+    bool of_share = is_shared(l->name);
 
     if (l->not_after && gmtime_r(&t, &tm))
         (void)strftime(until, sizeof(until), ", good until %Y-%m-%d", &tm);
@@ -487,7 +512,7 @@ static json_t *json_one(const struct listed *l)
     json_t *j =
         json_pack("{s:s, s:b, s:b}", "name", l->name, "here", l->here, "same", l->same);
 
-    if (strcmp(l->name, "server.pem") != 0)
+    if (is_shared(l->name))
         (void)json_object_set_new(j, "shared", json_boolean(l->sealed_with_key));
     if (l->not_after)
         (void)json_object_set_new(j, "not_after", json_integer(l->not_after));
@@ -497,7 +522,8 @@ static json_t *json_one(const struct listed *l)
 static int list(struct ctl *c, const struct share *s)
 {
     static struct ca_pem shared;
-    struct listed all[SECRETS + 1] = { [SECRETS] = { .name = "server.pem" } };
+    struct listed all[SECRETS + 2] = { [SECRETS] = { .name = "server.pem" },
+                                       [SECRETS + 1] = { .name = "web.pem" } };
     struct err_info info = { .what = "" };
     json_t *out = json_array();
     int r = CTL_OK;
@@ -512,6 +538,7 @@ static int list(struct ctl *c, const struct share *s)
         ca_pem_wipe(&shared);
     }
     look_here(c, &all[SECRETS], NULL);
+    look_here(c, &all[SECRETS + 1], NULL);
     for (size_t i = 0; i < LEN(all); i++) {
         if (c->opt.json)
             (void)json_array_append_new(out, json_one(&all[i]));

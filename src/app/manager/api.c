@@ -226,7 +226,27 @@ bool api_sql(struct asked *a, const char *sql, size_t count, const char *const v
     return e == ERR_OK;
 }
 
-static void reply_of(struct asked *a, const PGresult *r, struct http_reply *out)
+/* The body of the answer; NULL: the request is answered already. */
+static char *body_of(struct asked *a, const PGresult *r)
+{
+    const char *told = PQgetvalue(r, 0, 1);
+    json_t *body = a->route->finish ? json_loads(told, 0, NULL) : NULL;
+    char *text = NULL;
+
+    if (!a->route->finish)
+        text = strdup(told);
+    else if (body && !a->route->finish(a, body))
+        a = NULL; /* answered, and gone */
+    else if (body)
+        text = json_dumps(body, JSON_COMPACT);
+    json_decref(body);
+    if (!text && a)
+        refuse(a, 503, "busy", "The server is busy", "It is out of memory.");
+    return text;
+}
+
+static void reply_of(struct asked *a, const PGresult *r, const char *body,
+                     struct http_reply *out)
 {
     uint64_t status = 0, version = 0;
     char etag[32];
@@ -246,7 +266,7 @@ static void reply_of(struct asked *a, const PGresult *r, struct http_reply *out)
     if (PQgetisnull(r, 0, 1))
         out->status = (unsigned)status;
     else
-        fill_text(out, (unsigned)status, PQgetvalue(r, 0, 1));
+        fill_text(out, (unsigned)status, body);
 }
 
 /* Columns: status, body, version, replayed, and how many items the body has. */
@@ -269,7 +289,11 @@ static void on_reply(void *ctx, enum err e, const PGresult *r, const struct err_
         a->m->patient++;
         return;
     }
-    reply_of(a, r, &reply);
+    char *body = body_of(a, r);
+    if (!body)
+        return;
+    reply_of(a, r, body, &reply);
+    free(body);
     send_answer(a, &reply);
 }
 

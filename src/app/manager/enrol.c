@@ -5,6 +5,7 @@
 #include <sodium.h>
 #include <unistd.h>
 
+#include "app/manager/address.h"
 #include "app/manager/api.h"
 #include "sys/ca/ca.h"
 #include "sys/log/log.h"
@@ -259,23 +260,11 @@ static void no_authority(struct asked *a)
 /* Where devices find the servers; empty: where they asked. */
 static json_t *servers(const struct manager *m)
 {
-    const struct conf *c = &m->conf;
-    char host[CONF_PATH] = "", name[CONF_PATH], text[CONF_PATH + 16];
-    uint16_t port = 0;
+    char text[CONF_PATH + 16];
     json_t *list = json_array();
 
-    if (conf_listen_split(c->server.listen, host, sizeof(host), &port) != ERR_OK)
-        return list;
-    (void)snprintf(name, sizeof(name), "%.200s",
-                   c->trust.names[0]    ? c->trust.names
-                   : c->address.ipv4[0] ? c->address.ipv4
-                                        : c->address.ipv6);
-    name[strcspn(name, " \t,/")] = '\0';
-    if (!name[0])
-        return list;
-    (void)snprintf(text, sizeof(text), strchr(name, ':') ? "[%s]:%u" : "%s:%u", name,
-                   port);
-    (void)json_array_append_new(list, json_string(text));
+    if (address_of(&m->conf, m->conf.server.listen, text, sizeof(text)))
+        (void)json_array_append_new(list, json_string(text));
     return list;
 }
 

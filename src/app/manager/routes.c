@@ -1,6 +1,7 @@
 #include "app/manager/routes.h"
 
 #include "app/manager/enrol.h"
+#include "app/manager/links.h"
 #include "app/manager/openapi.h"
 #include "app/manager/policy.h"
 
@@ -80,6 +81,9 @@ static const struct route table[] = {
     { .method = "GET", .pattern = "/v1/api-tokens", .fn = "api_apitokens_list", .role = ADMINISTRATOR, .query = PAGE },
     WRITE("POST", "/v1/api-tokens", "api_apitoken_create", ADMINISTRATOR, BODY_NEEDED, "", NULL),
     WRITE("DELETE", "/v1/api-tokens/{id}", "api_apitoken_delete", ADMINISTRATOR, BODY_NONE, "", NULL),
+
+    { .method = "POST", .pattern = "/v1/packages/{id}/link", .fn = "api_package_link", .role = OPERATOR,
+      .write = true, .body = BODY_OPTIONAL, .query = "", .finish = links_finish },
 
     WRITE("POST", "/v1/apply", "api_apply", ADMINISTRATOR, BODY_NEEDED, "dry_run", NULL),
     GET("/v1/export", "api_export", ""),

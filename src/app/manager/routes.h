@@ -9,6 +9,8 @@
 #ifndef APP_MANAGER_ROUTES_H
 #define APP_MANAGER_ROUTES_H
 
+#include <jansson.h>
+
 #include "base/str.h"
 
 enum { ROUTE_PIECES_MAX = 8 };
@@ -29,6 +31,8 @@ struct route {
     const char *guard; /* the function that reads what this one changes; NULL: no ETag */
     /* A look at the body before the DBMS sees it; false: it has refused the request. */
     bool (*check)(struct asked *a);
+    /* What the DBMS does not know is put into its answer; false: it has refused the request. */
+    bool (*finish)(struct asked *a, json_t *body);
 };
 
 enum route_found { ROUTE_OK, ROUTE_UNKNOWN, ROUTE_METHOD };

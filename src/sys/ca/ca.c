@@ -426,15 +426,16 @@ static int server_name(gnutls_x509_crt_t crt, const char *name)
                                                         GNUTLS_FSAN_APPEND);
 }
 
-enum err ca_sign_server(const struct ca *ca, const struct ca_names *names, uint32_t days,
-                        struct ca_issued *out, struct ca_pem *key, struct err_info *info)
+enum err ca_sign_server_key(const struct ca *ca, const struct ca_names *names,
+                            uint32_t days, struct str key, struct ca_issued *out,
+                            struct err_info *info)
 {
-    gnutls_x509_privkey_t made = NULL;
+    gnutls_x509_privkey_t own = NULL;
     gnutls_x509_crt_t crt = NULL;
 
     if (names->count == 0)
         return err_set(info, ERR_INVALID, 0, "a server needs a name");
-    enum err e = key_make(&made, info);
+    enum err e = ca_key_import(key, &own, info);
     if (e != ERR_OK)
         return e;
     int n = gnutls_x509_crt_init(&crt);
@@ -445,18 +446,25 @@ enum err ca_sign_server(const struct ca *ca, const struct ca_names *names, uint3
     for (uint32_t i = 0; n >= 0 && i < names->count; i++)
         n = server_name(crt, names->at[i]);
     if (n >= 0)
-        n = gnutls_x509_crt_set_key(crt, made);
+        n = gnutls_x509_crt_set_key(crt, own);
     if (n >= 0)
         n = gnutls_x509_crt_set_key_purpose_oid(crt, GNUTLS_KP_TLS_WWW_SERVER, 0);
     if (n >= 0)
         n = leaf_finish(crt, ca);
     e = leaf_export(n, crt, out, info);
-    if (e == ERR_OK)
-        e = key_export(made, key, info);
     if (crt)
         gnutls_x509_crt_deinit(crt);
-    gnutls_x509_privkey_deinit(made);
+    gnutls_x509_privkey_deinit(own);
     return e;
+}
+
+enum err ca_sign_server(const struct ca *ca, const struct ca_names *names, uint32_t days,
+                        struct ca_issued *out, struct ca_pem *key, struct err_info *info)
+{
+    enum err e = ca_key_new(key, info);
+
+    return e == ERR_OK ? ca_sign_server_key(ca, names, days, ca_pem_str(key), out, info)
+                       : e;
 }
 
 /* Key and certificate in one text: one file that is there or not. */

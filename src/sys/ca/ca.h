@@ -85,6 +85,10 @@ struct ca_names {
     uint32_t count;
 };
 
+/* For a key that more than one node has. */
+MUST_USE enum err ca_sign_server_key(const struct ca *ca, const struct ca_names *names,
+                                     uint32_t days, struct str key, struct ca_issued *out,
+                                     struct err_info *info);
 /* With a key of its own, which is made here. */
 MUST_USE enum err ca_sign_server(const struct ca *ca, const struct ca_names *names,
                                  uint32_t days, struct ca_issued *out, struct ca_pem *key,

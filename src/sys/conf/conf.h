@@ -112,7 +112,7 @@ struct conf_server {
 };
 
 struct conf_trust {
-    char folder[CONF_PATH]; /* ca.pem ca.key ticket.key server.pem server.key */
+    char folder[CONF_PATH]; /* ca.pem, ca.key, server.pem, ...: app/ctl/ctl_trust.h */
     char names[CONF_TEXT];  /* of the servers, separated by blanks */
     uint32_t device_days, server_days;
 };

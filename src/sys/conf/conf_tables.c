@@ -206,10 +206,10 @@ static const struct conf_key web_keys[] = {
     NUMBER(conf_web, scrub_hours, "24", 1, 8760, "h", RESTART,
            "Every file of the copy is read and compared with its digest this often; on "
            "the active node those of the data share, too."),
-    WORD(conf_web, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem",
-         RESTART, "Certificate chain (PEM)."),
-    WORD(conf_web, key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key", RESTART,
-         "Its private key (PEM)."),
+    WORD(conf_web, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/web.pem", RESTART,
+         "Certificate chain (PEM)."),
+    WORD(conf_web, key, CONF_T_PATH, "/var/lib/redoubt/secret/web.key", RESTART,
+         "Its private key (PEM), the same on both nodes, so that it can be pinned."),
     WORD(conf_web, link_key, CONF_T_PATH, "/var/lib/redoubt/secret/link.key", RESTART,
          "The secret that links to private packages are made with, the same on both "
          "nodes."),
