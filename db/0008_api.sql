@@ -200,7 +200,9 @@ BEGIN
     END IF;
     who := redoubt.api_actor(actor);
     PERFORM redoubt.require(who, min_role);
-    IF NOT write THEN
+    IF write THEN
+        PERFORM redoubt.licence_gate(fn); -- 0013
+    ELSE
         PERFORM set_config('transaction_read_only', 'on', true);
     END IF;
 
@@ -789,7 +791,8 @@ END $$;
 CREATE FUNCTION redoubt.tick(step integer) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     steps constant text[] := ARRAY['tasks_due()', 'judge_stale(500)', 'events_upkeep()',
-                                   'api_upkeep()', 'signatures_upkeep()'];
+                                   'api_upkeep()', 'signatures_upkeep()',
+                                   'licences_upkeep()'];
 BEGIN
     IF step NOT BETWEEN 0 AND cardinality(steps) - 1 THEN
         RETURN NULL;

@@ -107,7 +107,9 @@ def node_sections(lab, host):
                 "root": WWW},
         "activation": {"listen": f"[::]:{plan.ACTIVATION_PORT}",
                        "licence": "/etc/redoubt/licence.json",
-                       "anchor": "/etc/redoubt/licence.pub", "key": "/etc/redoubt/lease.key"},
+                       "anchor": "/etc/redoubt/licence.pub",
+                       "vendor": f"https://vendor:{plan.VENDOR_PORT}",
+                       "vendor_ca": "/etc/redoubt/vendor-ca.pem", "vendor_timeout_ms": 3000},
         "log": {"level": "debug" if lab.debug else "info", "target": "stderr"},
     }
 
@@ -120,3 +122,11 @@ def node(lab, host):
     for section, keys in lab.settings.items():
         sections.setdefault(section, {}).update(keys)
     return render(sections)
+
+
+# The vendor of the lab: what its codes are good for.
+VENDOR = "/var/lib/vendor"
+VENDOR_PROGRAM = "/usr/local/lib/vendor-service"
+CODE = "LAB0-ACTIVATION-CODE-0001"
+CODES = {CODE: {"seats": 500, "features": ["antimalware", "updates"]},
+         "LAB0-ACTIVATION-CODE-0002": {"seats": 500}}

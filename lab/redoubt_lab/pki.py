@@ -44,7 +44,7 @@ def server_names():
 
 
 def make_licence(folder):
-    """licence.json, signed by a vendor of our own; licence.pub to verify it; lease.key."""
+    """licence.json, signed by a vendor of our own; licence.pub to verify it; the vendor's TLS."""
     def vendor(*argv):
         done = subprocess.run([sys.executable, "-B", _VENDOR, *argv], capture_output=True, text=True,
                               check=False)
@@ -53,10 +53,12 @@ def make_licence(folder):
         return done.stdout
 
     vendor("keygen", folder)
-    vendor("lease-key", f"{folder}/lease.key")
     text = vendor("sign", "--key", f"{folder}/vendor.key", "--seats", str(SEATS))
     with open(f"{folder}/licence.json", "w", encoding="utf-8") as file:
         file.write(text)
+    make_ca(folder, "vendor-ca")
+    make_certificate(folder, "vendor-tls", "vendor", f"DNS:vendor,IP:{plan.address4('vendor')}",
+                     "serverAuth", "vendor-ca")
 
 
 def _write_hex(path, data):

@@ -8,12 +8,13 @@ BASE = "/run/redoubt-lab"
 NET4, NET6 = "10.77.0", "fd77:"
 VIRTUAL4, VIRTUAL6 = f"{NET4}.100", f"{NET6}:100"
 NODES = ("node-a", "node-b")
-FIXED = {"fileserver": 10, "dbms": 11, "admin": 12, "node-a": 21, "node-b": 22}
+FIXED = {"fileserver": 10, "dbms": 11, "admin": 12, "vendor": 13, "node-a": 21, "node-b": 22}
 NEWCOMER = "newcomer"      # a device that is not enrolled
 FIRST_CLIENT = 101
 DEVICES_MAX = 100
 PROFILES = ("fast", "balanced", "patient")
 SERVER_PORT, HTTP_PORT, HTTPS_PORT, ACTIVATION_PORT = 13000, 8060, 8061, 17000
+VENDOR_PORT = 8443
 SERVICE_UID = 977          # the user "redoubt", inside the hosts only
 STATE_SHARE_MIB = 8        # small, so that a test can fill it
 

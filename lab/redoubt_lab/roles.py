@@ -4,11 +4,15 @@ describe() gives the boot description for hostinit.py; the files are written int
 disk before its first boot.
 """
 import dataclasses
+import json
 import os
+import sys
 
 from . import confs, plan, templates
 from .programs import postgres_bin
 
+VENDOR_SERVICE = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))),
+                              "vendor", "service")
 _USER = (plan.SERVICE_UID, plan.SERVICE_UID)
 
 
@@ -102,7 +106,7 @@ def _node(lab, host):
         "/etc/redoubt/ca.key": (_made(lab, "ca.key"), 0o600, None),
         "/etc/redoubt/licence.json": (_made(lab, "licence.json"), 0o644, None),
         "/etc/redoubt/licence.pub": (_made(lab, "licence.pub"), 0o644, None),
-        "/etc/redoubt/lease.key": (_made(lab, "lease.key"), 0o600, owner),
+        "/etc/redoubt/vendor-ca.pem": (_made(lab, "vendor-ca.pem"), 0o644, None),
         f"{confs.WWW}/index.html": ("<!doctype html><title>Redoubt lab</title>\n", 0o644, None),
     })
     role.folders += [("/var/lib/redoubt", None), ("/run/redoubt", None)]
@@ -112,9 +116,26 @@ def _node(lab, host):
     return role
 
 
+def _vendor(lab):
+    """The vendor's activation service; its books are on its disk."""
+    with open(VENDOR_SERVICE, encoding="utf-8") as file:
+        program = file.read()
+    return Role(
+        files={confs.VENDOR_PROGRAM: (program, 0o755, None),
+               f"{confs.VENDOR}/vendor.key": (_made(lab, "vendor.key"), 0o600, None),
+               f"{confs.VENDOR}/tls.pem": (_made(lab, "vendor-tls.pem"), 0o644, None),
+               f"{confs.VENDOR}/tls.key": (_made(lab, "vendor-tls.key"), 0o600, None),
+               f"{confs.VENDOR}/codes.json": (json.dumps(confs.CODES), 0o644, None)},
+        units=[{"name": "vendor", "restart_s": 0.2,
+                "argv": [sys.executable, "-B", confs.VENDOR_PROGRAM, "--folder", confs.VENDOR,
+                         "--port", str(plan.VENDOR_PORT)]}])
+
+
 def describe(lab, host):
     if host in plan.NODES:
         return _node(lab, host)
+    if host == "vendor":
+        return _vendor(lab)
     if host == "fileserver":
         return _fileserver(lab)
     if host == "dbms":

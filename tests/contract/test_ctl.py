@@ -16,8 +16,8 @@ from device_world import TOP, Postgres, free_port
 
 REDOUBT = os.environ["REDOUBT"]
 FRESH = ["cluster", "epoch", "epoch/1", "node", "request"]
-SECRETS = ["secret", "secret/ca.key", "secret/ca.pem", "secret/link.key", "secret/package.key",
-           "secret/ticket.key", "secret/web.key"]
+SECRETS = ["secret", "secret/ca.key", "secret/ca.pem", "secret/lease.key", "secret/link.key",
+           "secret/package.key", "secret/ticket.key", "secret/web.key"]
 SMB_CONF = """[global]
 server role = standalone server
 interfaces = lo

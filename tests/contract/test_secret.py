@@ -2,6 +2,7 @@
 on a real smbd and a real PostgreSQL."""
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -9,7 +10,7 @@ import pytest
 
 from test_ctl import Node, _node, _world  # noqa: F401  pylint: disable=unused-import
 
-SHARED = ["ca.key", "ca.pem", "link.key", "package.key", "ticket.key", "web.key"]
+SHARED = ["ca.key", "ca.pem", "lease.key", "link.key", "package.key", "ticket.key", "web.key"]
 FILES = sorted(SHARED + ["server.key", "server.pem", "web.pem"])
 
 
@@ -57,9 +58,11 @@ def test_init_makes_and_installs_an_authority(node):
         assert (folder / name).stat().st_mode & 0o777 == mode, name
     assert (folder / "ticket.key").stat().st_size == 64
     assert (folder / "link.key").stat().st_size == 32
+    assert re.fullmatch("[0-9a-f]{64}", (folder / "lease.key").read_text())
     text = openssl("x509", "-in", folder / "package.key", "-noout", "-text")
     assert "Code Signing" in text and "ED25519" in text
     openssl("verify", "-CAfile", folder / "ca.pem", folder / "package.key")
+    assert re.fullmatch("[0-9a-f]{64}", (folder / "lease.key").read_text())
     openssl("verify", "-CAfile", folder / "ca.pem", "-purpose", "sslserver",
             folder / "server.pem")
     text = openssl("x509", "-in", folder / "server.pem", "-noout", "-text")

@@ -8,7 +8,7 @@
 #include <jansson.h>
 #include <sodium.h>
 
-#include "app/activation/licence.h"
+#include "sys/licence/lease.h"
 
 static uint8_t vendor_public[crypto_sign_PUBLICKEYBYTES];
 static uint8_t vendor_secret[crypto_sign_SECRETKEYBYTES];
@@ -111,6 +111,8 @@ static void a_document_that_is_not_understood_is_refused(void **state)
         { "{\"format\":1," ID "," WHO ",\"not_before\":\"yesterday\",\"expires\":"
           "\"2026-01-01T00:00:00Z\"," REST "}",
           "not_before" },
+        { "{\"format\":1," ID "," WHO "," WHEN ",\"serial\":-1," REST "}", "serial" },
+        { "{\"format\":1," ID "," WHO "," WHEN ",\"issued\":7," REST "}", "issued" },
         { "{\"format\":1,\"format\":1," ID "," WHO "," WHEN "," REST "}", "JSON" },
     };
 
@@ -174,31 +176,161 @@ static void a_licence_holds_for_its_cluster_and_its_time(void **state)
     assert_int_equal(licence_refuses(&l, "demos", l.not_before), REFUSED_NOT);
 }
 
-static void a_lease_verifies_with_the_public_half(void **state)
+/* --- leases ---------------------------------------------------------------------------- */
+
+static const char device_key[] =
+    "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+static char *lease(int64_t life_s)
 {
     struct licence l;
     struct err_info why;
+    struct lease_signer signer;
     struct lease_terms terms = { .cluster = "demo",
+                                 .device_key = device_key,
                                  .issued = 1767225600,
-                                 .expires = 1767225600 + LEASE_HOLD_S };
+                                 .expires = 1767225600 + life_s };
 
-    (void)state;
     assert_int_equal(open_document(GOOD, true, &l, &why), ERR_OK);
-    char *text = licence_lease(&l, &terms, vendor_seed);
+    lease_signer_init(&signer, vendor_seed);
+    char *text = lease_sign(&l, &terms, &signer);
     assert_non_null(text);
     assert_true(strlen(text) < LEASE_BYTES_MAX);
-    json_t *o = json_loads(text, 0, NULL);
-    const char *document = json_string_value(json_object_get(o, "document"));
-    const char *hex = json_string_value(json_object_get(o, "signature"));
-    uint8_t signature[crypto_sign_BYTES];
-    assert_true(hex_decode(signature, sizeof(signature), str_of(hex)));
-    assert_int_equal(crypto_sign_verify_detached(signature, (const uint8_t *)document,
-                                                 strlen(document), vendor_public),
-                     0);
-    assert_non_null(strstr(document, "\"renew_after\":\"2026-01-08T00:00:00Z\""));
-    assert_non_null(strstr(document, "\"expires\":\"2026-01-31T00:00:00Z\""));
-    json_decref(o);
+    return text;
+}
+
+static void a_lease_verifies_with_the_key_beside_it_and_says_who_it_is_for(void **state)
+{
+    char *text = lease(30 * 86400), *again = lease(30 * 86400);
+    struct lease l = { .expires = 7 };
+    struct err_info why;
+
+    (void)state;
+    assert_string_equal(text, again); /* on either node, the same bytes */
+    assert_int_equal(lease_open(&l, str_of(text), &why), ERR_OK);
+    assert_string_equal(l.device_key, device_key);
+    assert_int_equal(l.issued, 1767225600);
+    assert_int_equal(l.expires, 1767225600 + 30 * 86400);
+    assert_int_equal(l.renew_after, 1767225600 + 7 * 86400);
     free(text);
+    free(again);
+    text = lease(86400); /* a short one is renewed at half its life */
+    assert_int_equal(lease_open(&l, str_of(text), &why), ERR_OK);
+    assert_int_equal(l.renew_after, 1767225600 + 43200);
+    free(text);
+}
+
+static void a_lease_that_was_changed_is_none(void **state)
+{
+    static const char *const rows[] = { "", "{}", "[]", "{\"document\":\"{}\"}" };
+    char *text = lease(86400);
+    struct lease l = { .expires = 7 };
+    struct err_info why;
+
+    (void)state;
+    for (size_t i = 0; i < LEN(rows); i++)
+        assert_int_equal(lease_open(&l, str_of(rows[i]), &why), ERR_CORRUPT);
+    for (size_t i = 0; text[i]; i++) {
+        char was = text[i];
+        text[i] = was == 'x' ? 'y' : 'x';
+        assert_int_equal(lease_open(&l, str_of(text), &why), ERR_CORRUPT);
+        text[i] = was;
+    }
+    assert_int_equal(l.expires, 7); /* untouched */
+    free(text);
+}
+
+/* --- answers --------------------------------------------------------------------------- */
+
+#define ASKED                                                                            \
+    "\"kind\":\"answer\",\"code\":\"C\",\"nonce\":\"n\",\"at\":\"2026-01-02T00:00:00Z\""
+#define UNTIL "\"valid_until\":\"2026-01-09T00:00:00Z\",\"grace_s\":86400"
+
+/* Puts a licence (a JSON string) into an answer, signs, and opens it. */
+static enum err open_answer(const char *head, const char *licence,
+                            struct licence_answer *a, struct err_info *why)
+{
+    json_t *o = json_loads(head, 0, NULL);
+
+    assert_non_null(o);
+    if (licence)
+        (void)json_object_set_new(o, "licence", json_string(licence));
+    char *document = json_dumps(o, 0), *text = sign(document, true);
+    enum err e = licence_answer_open(a, str_of(text), vendor_public, why);
+
+    assert_true(licence_is_answer(str_of(text)));
+    json_decref(o);
+    free(document);
+    free(text);
+    return e;
+}
+
+static void an_answer_brings_a_licence_or_a_refusal(void **state)
+{
+    char *licence = sign(GOOD, true);
+    struct licence_answer a;
+    struct err_info why;
+
+    (void)state;
+    assert_false(licence_is_answer(str_of(licence)));
+    assert_int_equal(open_answer("{\"format\":1," ASKED ",\"state\":\"ok\"," UNTIL "}",
+                                 licence, &a, &why),
+                     ERR_OK);
+    assert_string_equal(a.nonce, "n");
+    assert_string_equal(a.code, "C");
+    assert_false(a.refused);
+    assert_int_equal(a.valid_until, 1767916800);
+    assert_int_equal(a.stale_until, 1767916800 + 86400);
+    assert_int_equal(a.licence.expires, 1798761600);
+    assert_int_equal(open_answer("{\"format\":1," ASKED ",\"state\":\"refused\","
+                                 "\"reason\":\"no\"}",
+                                 NULL, &a, &why),
+                     ERR_OK);
+    assert_true(a.refused);
+    assert_string_equal(a.reason, "no");
+    free(licence);
+}
+
+static void an_answer_that_is_not_understood_is_refused(void **state)
+{
+    static const struct {
+        const char *head, *field;
+    } rows[] = {
+        { "{\"format\":2," ASKED ",\"state\":\"ok\"," UNTIL "}", "format" },
+        { "{\"format\":1," ASKED ",\"state\":\"maybe\"," UNTIL "}", "state" },
+        { "{\"format\":1," ASKED ",\"state\":\"refused\"}", "reason" },
+        { "{\"format\":1," ASKED ",\"state\":\"ok\"}", "valid_until" },
+        { "{\"format\":1," ASKED ",\"state\":\"ok\",\"valid_until\":"
+          "\"2026-01-01T00:00:00Z\",\"grace_s\":1}",
+          "valid_until" }, /* it ended before it was given */
+        { "{\"format\":1," ASKED ",\"state\":\"ok\",\"valid_until\":"
+          "\"2026-01-09T00:00:00Z\",\"grace_s\":-1}",
+          "grace_s" },
+        { "{\"format\":1," ASKED ",\"state\":\"ok\",\"valid_until\":"
+          "\"2026-01-09T00:00:00Z\",\"grace_s\":99999999999}",
+          "grace_s" },
+        { "{\"format\":1,\"kind\":\"answer\",\"code\":\"C\",\"at\":"
+          "\"2026-01-02T00:00:00Z\",\"state\":\"ok\"," UNTIL "}",
+          "nonce" },
+    };
+    char *licence = sign(GOOD, true), *forged = sign(GOOD, false);
+    struct licence_answer a = { .valid_until = 7 };
+
+    (void)state;
+    for (size_t i = 0; i < LEN(rows); i++) {
+        struct err_info why = { .what = "" };
+        assert_int_equal(open_answer(rows[i].head, licence, &a, &why), ERR_CORRUPT);
+        if (!strstr(why.what, rows[i].field))
+            fail_msg("%s: %s", rows[i].head, why.what);
+    }
+    static const char good[] = "{\"format\":1," ASKED ",\"state\":\"ok\"," UNTIL "}";
+    struct err_info why;
+    assert_int_equal(open_answer(good, forged, &a, &why), ERR_CORRUPT);
+    assert_non_null(strstr(why.what, "licence"));
+    assert_int_equal(open_answer(good, NULL, &a, &why), ERR_CORRUPT);
+    assert_int_equal(a.valid_until, 7); /* untouched */
+    free(licence);
+    free(forged);
 }
 
 static void times_are_exactly_rfc_3339_in_utc(void **state)
@@ -255,7 +387,10 @@ int main(void)
         cmocka_unit_test(a_document_that_is_not_understood_is_refused),
         cmocka_unit_test(what_is_no_envelope_is_refused),
         cmocka_unit_test(a_licence_holds_for_its_cluster_and_its_time),
-        cmocka_unit_test(a_lease_verifies_with_the_public_half),
+        cmocka_unit_test(a_lease_verifies_with_the_key_beside_it_and_says_who_it_is_for),
+        cmocka_unit_test(a_lease_that_was_changed_is_none),
+        cmocka_unit_test(an_answer_brings_a_licence_or_a_refusal),
+        cmocka_unit_test(an_answer_that_is_not_understood_is_refused),
         cmocka_unit_test(times_are_exactly_rfc_3339_in_utc),
         cmocka_unit_test(every_refusal_has_words),
     };

@@ -10,8 +10,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "sys/tls/tls.h"
-
 struct front {
     struct front_options o;
     struct MHD_Daemon *mhd;
@@ -25,13 +23,18 @@ struct call {
     char body[FRONT_BODY_MAX];
     size_t n;
     bool too_long, asked, waiting, answered;
-    unsigned status;
-    char *json;
+    struct front_reply reply;
+};
+
+/* Who is at the other end of a connection, once that was looked at. */
+struct peer {
+    bool looked, has_device;
+    struct tls_device device;
 };
 
 /* --- who asks ---------------------------------------------------------------------- */
 
-static bool device_of(struct MHD_Connection *c, struct uuid *out)
+static bool device_of(struct MHD_Connection *c, struct tls_device *out)
 {
     static char purpose[] = GNUTLS_KP_TLS_WWW_CLIENT;
     gnutls_typed_vdata_st want = { .type = GNUTLS_DT_KEY_PURPOSE_OID,
@@ -48,22 +51,51 @@ static bool device_of(struct MHD_Connection *c, struct uuid *out)
            tls_der_device(chain[0].data, chain[0].size, out) == ERR_OK;
 }
 
+static struct peer *peer_of(struct MHD_Connection *c)
+{
+    const union MHD_ConnectionInfo *i =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct peer *p = i ? i->socket_context : NULL;
+
+    if (p && !p->looked) {
+        p->looked = true;
+        p->has_device = device_of(c, &p->device);
+    }
+    return p;
+}
+
+static void on_connection(void *cls, struct MHD_Connection *c, void **context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    (void)cls, (void)c;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *context = calloc(1, sizeof(struct peer)); /* without one, it has no device */
+        return;
+    }
+    free(*context);
+    *context = NULL;
+}
+
 /* --- requests ---------------------------------------------------------------------- */
 
 static enum MHD_Result send_answer(struct call *k)
 {
-    size_t n = k->json ? strlen(k->json) : 0;
+    char *json = k->reply.json, seconds[16];
+    size_t n = json ? strlen(json) : 0;
     struct MHD_Response *r =
-        k->json ? MHD_create_response_from_buffer(n, k->json, MHD_RESPMEM_MUST_FREE)
-                : MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+        json ? MHD_create_response_from_buffer(n, json, MHD_RESPMEM_MUST_FREE)
+             : MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
     enum MHD_Result done = MHD_NO;
 
     if (!r)
         return MHD_NO;
-    k->json = NULL; /* the response's */
+    k->reply.json = NULL; /* the response's */
+    (void)snprintf(seconds, sizeof(seconds), "%u", k->reply.retry_after_s);
     if (MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json") ==
-        MHD_YES)
-        done = MHD_queue_response(k->connection, k->status, r);
+            MHD_YES &&
+        (k->reply.retry_after_s == 0 ||
+         MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, seconds) == MHD_YES))
+        done = MHD_queue_response(k->connection, k->reply.status, r);
     MHD_destroy_response(r);
     return done;
 }
@@ -78,8 +110,10 @@ static void ask(struct front *f, struct call *k, const char *method, const char 
         .call = k,
     };
 
+    const struct peer *peer = peer_of(k->connection);
+
     k->asked = true;
-    rq.has_device = device_of(k->connection, &rq.device);
+    rq.device = peer && peer->has_device ? &peer->device : NULL;
     f->o.handle(f->o.arg, &rq);
     if (!k->answered) {
         k->waiting = true;
@@ -128,7 +162,7 @@ static void on_completed(void *cls, struct MHD_Connection *c, void **state,
 
     (void)cls, (void)c, (void)why;
     if (k)
-        free(k->json);
+        free(k->reply.json);
     free(k);
     *state = NULL;
 }
@@ -163,14 +197,13 @@ static int on_readable(sd_event_source *s, int fd, uint32_t events, void *arg)
     return on_timer(s, 0, arg);
 }
 
-void front_answer(struct front *f, void *call, unsigned status, char *json)
+void front_answer(struct front *f, void *call, const struct front_reply *reply)
 {
     struct call *k = call;
 
     CHECK(!k->answered);
     k->answered = true;
-    k->status = status;
-    k->json = json;
+    k->reply = *reply;
     if (k->waiting) {
         MHD_resume_connection(k->connection);
         (void)sd_event_source_set_time_relative(f->timer, 0);
@@ -241,7 +274,8 @@ static enum err start(struct front *f, int fd, struct err_info *info)
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)FRONT_CONNECTIONS_MAX,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)FRONT_IDLE_S,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)16384, MHD_OPTION_NOTIFY_COMPLETED,
-        on_completed, NULL, MHD_OPTION_END);
+        on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection, NULL,
+        MHD_OPTION_END);
     if (!f->mhd) {
         close(fd);
         return err_set(info, ERR_CONFIG, 0, "certificate %s and key %s do not work",

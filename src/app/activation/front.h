@@ -9,7 +9,8 @@
  * Shape     A body of at most FRONT_BODY_MAX bytes, FRONT_CONNECTIONS_MAX connections,
  *           each idle for at most FRONT_IDLE_S.
  * Safety    Whoever has no certificate of the authority has no device; the handler decides
- *           what such a one may see.  TLS 1.2 or later.
+ *           what such a one may see.  TLS 1.2 or later.  The certificate is verified once a
+ *           connection.
  * Threads   loop thread only
  */
 #ifndef APP_ACTIVATION_FRONT_H
@@ -19,16 +20,15 @@
 
 #include "base/err.h"
 #include "base/str.h"
-#include "wire/uuid.h"
+#include "sys/tls/tls.h"
 
 enum { FRONT_BODY_MAX = 4096, FRONT_CONNECTIONS_MAX = 512, FRONT_IDLE_S = 10 };
 
 struct front_request {
     const char *method, *path;
     struct str body;
-    bool too_long; /* the body was cut */
-    bool has_device;
-    struct uuid device;
+    bool too_long;                   /* the body was cut */
+    const struct tls_device *device; /* NULL: none */
     void *call; /* for front_answer(), valid until then; the rest only in handle() */
 };
 
@@ -50,7 +50,11 @@ MUST_USE enum err front_open(struct front **out, const struct front_options *o,
                              struct err_info *info);
 void front_close(struct front *f);
 
-/* json: from malloc, taken over; NULL: no body. */
-void front_answer(struct front *f, void *call, unsigned status, char *json);
+struct front_reply {
+    unsigned status;
+    char *json;             /* from malloc, taken over; NULL: no body */
+    unsigned retry_after_s; /* 0: nothing is said of it */
+};
+void front_answer(struct front *f, void *call, const struct front_reply *reply);
 
 #endif

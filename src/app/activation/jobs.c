@@ -1,42 +1,48 @@
 /* Requests of devices, from the HTTP front through the DBMS and back. */
-#include "app/activation/activation.h"
-
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdlib.h>
 
+#include "app/activation/activation.h"
 #include "sys/log/log.h"
 
-static uint64_t boot_ms(void)
-{
-    struct timespec t;
-
-    (void)clock_gettime(CLOCK_BOOTTIME, &t); /* cannot fail */
-    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
-}
+enum { COL_OUTCOME, COL_LICENCE, COL_ISSUED, COL_EXPIRES };
 
 /* --- answers ------------------------------------------------------------------------ */
 
+struct no {
+    enum refusal why;
+    const char *text; /* "": the title */
+    uint32_t wait_s;
+};
+
 static void refuse(struct activation *a, void *call, const struct uuid *device,
-                   enum refusal why, const char *text)
+                   const struct no *no)
 {
-    const struct refusal_words *w = refusal_words(why);
+    const struct refusal_words *w = refusal_words(no->why);
     char id[UUID_TEXT] = "";
     json_t *o =
         json_pack("{s:{s:s, s:s, s:s, s:s}}", "error", "id", w->id, "title", w->title,
-                  "text", text[0] ? text : w->title, "suggestion", w->suggestion);
+                  "text", no->text[0] ? no->text : w->title, "suggestion", w->suggestion);
     char *body = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
     json_decref(o);
     a->refused++;
     if (device)
         uuid_format(id, device);
-    log_event(LOG_LEVEL_INFO, "lease_refused", log_str("device", id),
-              log_str("why", w->id), log_str("text", text));
-    front_answer(a->front, call, w->status, body);
+    if (no->why != REFUSED_FLOOD) /* its event says it once */
+        log_event(LOG_LEVEL_INFO, "lease_refused", log_str("device", id),
+                  log_str("why", w->id), log_str("text", no->text));
+    front_answer(a->front, call,
+                 &(struct front_reply){
+                     .status = w->status, .json = body, .retry_after_s = no->wait_s });
 }
 
 static void drop_job(struct activation *a, struct job *j)
 {
+    for (size_t i = 0; j->asking && i < a->batch_count; i++)
+        if (a->batch[i] == j)
+            a->batch[i] = NULL; /* its query goes on; nobody waits for it any more */
     TAILQ_REMOVE(&a->jobs, j, next);
     a->job_count--;
     free(j);
@@ -45,9 +51,7 @@ static void drop_job(struct activation *a, struct job *j)
 static void refuse_job(struct activation *a, struct job *j, enum refusal why,
                        const char *text)
 {
-    if (a->asking == j)
-        a->asking = NULL; /* its query goes on; nobody waits for it any more */
-    refuse(a, j->call, &j->device, why, text);
+    refuse(a, j->call, &j->who.id, &(struct no){ .why = why, .text = text });
     drop_job(a, j);
 }
 
@@ -63,114 +67,174 @@ void jobs_sweep(struct activation *a, bool all, enum refusal why)
     }
 }
 
+/* The lease of a record, signed; false: there is no memory for it. */
+static bool give(struct activation *a, void *call, const struct device_record *r,
+                 const struct licence *l)
+{
+    struct lease_terms terms = { .device = r->id,
+                                 .device_key = r->key,
+                                 .cluster = a->conf.cluster.name,
+                                 .issued = r->issued,
+                                 .expires = r->expires };
+    char *lease = lease_sign(l, &terms, &a->signer);
+
+    if (lease)
+        front_answer(a->front, call,
+                     &(struct front_reply){ .status = 200, .json = lease });
+    return lease != NULL;
+}
+
+static const struct held *find(const struct held *const usable[], size_t n,
+                               const struct uuid *licence)
+{
+    for (size_t i = 0; i < n; i++)
+        if (uuid_eq(&usable[i]->licence.id, licence))
+            return usable[i];
+    return NULL;
+}
+
 /* --- through the DBMS ----------------------------------------------------------------- */
 
-static int64_t cell(const PGresult *r, int column)
+int64_t cell(const PGresult *r, int row, int column)
 {
     uint64_t n;
 
-    return str_u64(str_of(PQgetvalue(r, 0, column)), INT64_MAX, &n) ? (int64_t)n : 0;
+    return str_u64(str_of(PQgetvalue(r, row, column)), INT64_MAX, &n) ? (int64_t)n : 0;
 }
 
-static void grant(struct activation *a, struct job *j, const PGresult *r)
+static enum refusal outcome_refuses(const char *outcome)
 {
-    struct lease_terms terms = { .device = j->device,
-                                 .cluster = a->conf.cluster.name,
-                                 .issued = cell(r, 2),
-                                 .expires = cell(r, 3) };
-    char id[UUID_TEXT], *lease = licence_lease(&j->licence, &terms, a->seed);
+    if (strcmp(outcome, "full") == 0)
+        return REFUSED_SEATS_FULL;
+    if (strcmp(outcome, "clock") == 0)
+        return REFUSED_CLOCK;
+    if (strcmp(outcome, "revoked") == 0)
+        return REFUSED_REVOKED;
+    return strcmp(outcome, "pending") == 0 ? REFUSED_NOT_ADMITTED : REFUSED_NOT;
+}
 
-    if (!lease) {
-        refuse_job(a, j, REFUSED_BUSY, "out of memory");
+static void grant(struct activation *a, struct job *j, const PGresult *r, int row)
+{
+    struct device_record *d = devices_get(a->devices, &j->who.id, boot_ms());
+    const char *outcome = PQgetvalue(r, row, COL_OUTCOME);
+    const struct held *usable[HELD_MAX], *h = NULL;
+    enum refusal why;
+    size_t n = licences_usable(a, usable, &why);
+    char id[UUID_TEXT];
+
+    (void)snprintf(d->key, sizeof(d->key), "%s", j->who.key);
+    d->issued = cell(r, row, COL_ISSUED);
+    d->expires = cell(r, row, COL_EXPIRES);
+    if (uuid_parse(&d->licence, str_of(PQgetvalue(r, row, COL_LICENCE))))
+        h = find(usable, n, &d->licence);
+    if (!h || !give(a, j->call, d, &h->licence)) {
+        refuse_job(a, j, REFUSED_BUSY, "the licences have just changed");
         return;
     }
+    devices_lease(a->devices, d);
     a->granted++;
-    uuid_format(id, &j->device);
+    uuid_format(id, &j->who.id);
     log_event(LOG_LEVEL_INFO, "lease_granted", log_str("device", id),
-              log_u64("seats_used", a->used), log_u64("epoch", a->epoch));
-    front_answer(a->front, j->call, 200, lease);
+              log_str("how", outcome), log_u64("epoch", a->epoch));
     drop_job(a, j);
 }
 
-/* Columns: granted, used, issued, expires. */
-static void on_seat(void *ctx, enum err err, const PGresult *r,
-                    const struct err_info *why)
+static void on_seats(void *ctx, enum err err, const PGresult *r,
+                     const struct err_info *why)
 {
     struct activation *a = ctx;
-    struct job *j = a->asking;
+    bool may = activation_may_answer(a);
+    size_t count = a->batch_count;
 
-    a->asking = NULL;
-    if (err == ERR_OK)
-        a->used = (uint64_t)cell(r, 1);
-    if (!j) {
-        ; /* it was refused meanwhile */
-    } else if (err == ERR_STALE || !activation_may_answer(a)) {
-        refuse_job(a, j, REFUSED_NOT_ACTIVE, why ? why->what : "");
-    } else if (err != ERR_OK) {
-        refuse_job(a, j, REFUSED_DATABASE, why->what);
-    } else if (strcmp(PQgetvalue(r, 0, 0), "t") != 0) {
-        char text[96];
-        (void)snprintf(text, sizeof(text), "%" PRIu64 " of %u seats are taken", a->used,
-                       j->licence.seats);
-        refuse_job(a, j, REFUSED_SEATS_FULL, text);
-    } else {
-        grant(a, j, r);
+    a->batch_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct job *j = a->batch[i];
+        if (!j)
+            continue; /* it was refused meanwhile */
+        j->asking = false;
+        if (err == ERR_STALE || !may)
+            refuse_job(a, j, REFUSED_NOT_ACTIVE, why ? why->what : "");
+        else if (err != ERR_OK || (int)i >= PQntuples(r))
+            refuse_job(a, j, REFUSED_DATABASE, why ? why->what : "");
+        else if (outcome_refuses(PQgetvalue(r, (int)i, COL_OUTCOME)) != REFUSED_NOT)
+            refuse_job(a, j, outcome_refuses(PQgetvalue(r, (int)i, COL_OUTCOME)), "");
+        else
+            grant(a, j, r, (int)i);
     }
-    jobs_pump(a);
+    pump(a);
 }
 
-static void ask_seat(struct activation *a, struct job *j)
+static char *usable_text(const struct activation *a, const struct held *const usable[],
+                         size_t n)
 {
-    char licence[UUID_TEXT], device[UUID_TEXT], seats[16], hold[16], until[32];
-    const char *values[] = { licence, device, seats, hold, until };
+    json_t *list = json_array();
+    char id[UUID_TEXT], *text;
 
-    uuid_format(licence, &j->licence.id);
-    uuid_format(device, &j->device);
-    (void)snprintf(seats, sizeof(seats), "%u", j->licence.seats);
-    (void)snprintf(hold, sizeof(hold), "%d", LEASE_HOLD_S);
-    licence_time_format(until, j->licence.expires);
-    a->asking = j;
-    dbc_query(a->dbc, JOB_QUERY_MS,
-              "SELECT granted, used, issued, expires FROM redoubt.take_seat($1::uuid,"
-              " $2::uuid, $3::bigint, $4::bigint, $5::timestamptz)",
-              LEN(values), values, on_seat, a);
-}
-
-/* After a failure the sweep tries again, not this: the DBMS may refuse for long. */
-static void on_announced(void *ctx, enum err err, const PGresult *r,
-                         const struct err_info *why)
-{
-    struct activation *a = ctx;
-
-    if (err != ERR_OK) {
-        log_event(LOG_LEVEL_WARNING, "announce_failed", log_str("why", why->what));
-        return;
+    for (size_t i = 0; i < n; i++) {
+        uuid_format(id, &usable[i]->licence.id);
+        (void)json_array_append_new(
+            list, json_pack("{s:s, s:I, s:I, s:I}", "licence", id, "seats",
+                            (json_int_t)usable[i]->licence.seats, "limit",
+                            (json_int_t)licences_limit(a, usable[i]), "until",
+                            (json_int_t)usable[i]->until));
     }
-    a->announced = a->active && (uint64_t)cell(r, 0) == a->epoch;
-    jobs_pump(a);
+    text = json_dumps(list, JSON_COMPACT);
+    json_decref(list);
+    return text;
 }
 
-static void announce(struct activation *a)
+/* The next batch; a device that asks twice is in two of them. */
+static char *batch_text(struct activation *a)
 {
-    char epoch[24];
-    const char *values[] = { epoch, a->conf.cluster.node };
+    json_t *list = json_array();
+    struct job *j;
+    char *text;
 
-    (void)snprintf(epoch, sizeof(epoch), "%" PRIu64, a->epoch);
-    dbc_query(a->dbc, JOB_QUERY_MS,
-              "SELECT redoubt.announce($1::bigint, 'activation', $2)", LEN(values),
-              values, on_announced, a);
+    a->batch_count = 0;
+    TAILQ_FOREACH(j, &a->jobs, next)
+    {
+        char id[UUID_TEXT];
+        if (a->batch_count == JOBS_BATCH)
+            break;
+        uuid_format(id, &j->who.id);
+        if (json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "device", id, "key",
+                                                  j->who.key, "serial", j->who.serial)) !=
+            0)
+            break;
+        j->asking = true;
+        a->batch[a->batch_count++] = j;
+    }
+    text = json_dumps(list, JSON_COMPACT);
+    json_decref(list);
+    return text;
 }
 
-void jobs_pump(struct activation *a)
+bool jobs_ask(struct activation *a)
 {
-    struct job *first = TAILQ_FIRST(&a->jobs);
+    const struct held *usable[HELD_MAX];
+    char now[32], hold[16], young[16];
+    enum refusal why;
+    size_t n = licences_usable(a, usable, &why);
 
-    if (!a->active || !dbc_idle(a->dbc))
-        return;
-    if (!a->announced)
-        announce(a);
-    else if (first)
-        ask_seat(a, first);
+    if (TAILQ_EMPTY(&a->jobs))
+        return false;
+    if (n == 0) {
+        jobs_sweep(a, true, why); /* the last one has just ended, or there was none */
+        return false;
+    }
+    char *texts[] = { batch_text(a), usable_text(a, usable, n) };
+    const char *values[] = { texts[0], texts[1], hold, young, now };
+    (void)snprintf(hold, sizeof(hold), "%u", a->conf.activation.lease_days * 86400u);
+    (void)snprintf(young, sizeof(young), "%d", LEASE_YOUNG_S);
+    licence_time_format(now, (int64_t)time(NULL));
+    dbc_query(
+        a->dbc, QUERY_MS,
+        "SELECT outcome, licence, issued, expires FROM redoubt.take_seats($1::jsonb,"
+        " $2::jsonb, $3::bigint, $4::bigint, $5::timestamptz)",
+        LEN(values), values, on_seats, a);
+    free(texts[0]);
+    free(texts[1]);
+    return true;
 }
 
 /* --- requests -------------------------------------------------------------------------- */
@@ -183,7 +247,8 @@ static void health(struct activation *a, const struct front_request *rq)
     char *body = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
     json_decref(o);
-    front_answer(a->front, rq->call, active ? 200 : 503, body);
+    front_answer(a->front, rq->call,
+                 &(struct front_reply){ .status = active ? 200 : 503, .json = body });
 }
 
 /* {"device": "<uuid>"}: what the certificate says, or nothing at all. */
@@ -199,49 +264,87 @@ static enum refusal read_request(const struct front_request *rq)
     if (!json_is_object(o) || (given && !json_is_string(given)))
         r = REFUSED_BAD_REQUEST;
     else if (given && (!uuid_parse(&device, str_of(json_string_value(given))) ||
-                       !uuid_eq(&device, &rq->device)))
+                       !uuid_eq(&device, &rq->device->id)))
         r = REFUSED_OTHER_DEVICE;
     json_decref(o);
     return r;
 }
 
-static enum refusal may_have_lease(struct activation *a, const struct front_request *rq)
+/* Before anything is read that the device sent. */
+static enum refusal may_ask(struct activation *a, const struct front_request *rq,
+                            uint32_t *wait_s)
 {
+    uint64_t now = boot_ms();
+
     if (!activation_may_answer(a))
         return REFUSED_NOT_ACTIVE;
-    if (!rq->has_device)
+    if (!rq->device)
         return REFUSED_STRANGER;
-    enum refusal r = read_request(rq);
-    if (r != REFUSED_NOT)
-        return r;
-    licence_refresh(a);
-    if (a->licence_state != REFUSED_NOT)
-        return a->licence_state;
-    r = licence_refuses(&a->licence, a->conf.cluster.name, (int64_t)time(NULL));
-    return r == REFUSED_NOT && a->job_count >= JOBS_MAX ? REFUSED_BUSY : r;
+    enum devices_may may = devices_ask(
+        a->devices, devices_get(a->devices, &rq->device->id, now), now, wait_s);
+    if (may == DEVICES_FLOOD_BEGINS && !a->has_flooder) {
+        a->flooder = rq->device->id;
+        a->has_flooder = true;
+    }
+    return may == DEVICES_MAY ? REFUSED_NOT : REFUSED_FLOOD;
+}
+
+/* The lease that the device has is fresh: the same one again, without the DBMS. */
+static bool from_memory(struct activation *a, const struct front_request *rq,
+                        const struct held *const usable[], size_t n)
+{
+    struct device_record *r = devices_get(a->devices, &rq->device->id, boot_ms());
+    int64_t now = licences_now(a);
+
+    if (!devices_has_lease(a->devices, r) || strcmp(r->key, rq->device->key) != 0 ||
+        now - r->issued >= LEASE_YOUNG_S ||
+        now - r->issued >= (r->expires - r->issued) / 2)
+        return false;
+    const struct held *h = find(usable, n, &r->licence);
+    if (!h || !give(a, rq->call, r, &h->licence))
+        return false;
+    a->cached++;
+    return true;
+}
+
+static void enqueue(struct activation *a, const struct front_request *rq)
+{
+    struct job *j = a->job_count < JOBS_MAX ? calloc(1, sizeof(*j)) : NULL;
+
+    if (!j) {
+        refuse(a, rq->call, &rq->device->id,
+               &(struct no){ .why = REFUSED_BUSY, .text = "" });
+        return;
+    }
+    j->call = rq->call;
+    j->who = *rq->device;
+    j->asked_ms = boot_ms();
+    TAILQ_INSERT_TAIL(&a->jobs, j, next);
+    a->job_count++;
+    pump(a);
 }
 
 static void activate(struct activation *a, const struct front_request *rq)
 {
-    enum refusal r = may_have_lease(a, rq);
-    struct job *j = r == REFUSED_NOT ? calloc(1, sizeof(*j)) : NULL;
+    const struct held *usable[HELD_MAX];
+    struct no no = { .text = "" };
+    size_t n = 0;
 
-    if (r == REFUSED_NOT && !j)
-        r = REFUSED_BUSY;
-    if (r != REFUSED_NOT) {
-        bool about_file = r == REFUSED_BAD_LICENCE || r == REFUSED_NO_LICENCE;
-        refuse(a, rq->call, rq->has_device ? &rq->device : NULL, r,
-               about_file ? a->licence_why : "");
-        return;
+    no.why = may_ask(a, rq, &no.wait_s);
+    if (no.why == REFUSED_NOT)
+        no.why = read_request(rq);
+    if (no.why == REFUSED_NOT) {
+        licences_file(a);
+        n = licences_usable(a, usable, &no.why);
+        if (n > 0 || !a->synced)
+            no.why = REFUSED_NOT; /* what the DBMS has is not known yet: it waits */
+        else if (no.why == a->file_state)
+            no.text = a->file_why;
     }
-    j->call = rq->call;
-    j->device = rq->device;
-    j->licence = a->licence;
-    j->asked_ms = boot_ms();
-    TAILQ_INSERT_TAIL(&a->jobs, j, next);
-    a->job_count++;
-    if (!a->asking)
-        jobs_pump(a);
+    if (no.why != REFUSED_NOT)
+        refuse(a, rq->call, rq->device ? &rq->device->id : NULL, &no);
+    else if (!from_memory(a, rq, usable, n))
+        enqueue(a, rq);
 }
 
 void jobs_request(void *arg, const struct front_request *rq)
@@ -253,6 +356,7 @@ void jobs_request(void *arg, const struct front_request *rq)
     else if (strcmp(rq->path, "/v1/activate") == 0 && strcmp(rq->method, "POST") == 0)
         activate(a, rq);
     else
-        refuse(a, rq->call, NULL, REFUSED_BAD_REQUEST,
-               "POST /v1/activate or GET /v1/health");
+        refuse(a, rq->call, NULL,
+               &(struct no){ .why = REFUSED_BAD_REQUEST,
+                             .text = "POST /v1/activate or GET /v1/health" });
 }

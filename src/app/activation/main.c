@@ -1,6 +1,5 @@
 /* redoubt-activation: the Activation Proxy of a Redoubt node. */
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -36,107 +35,125 @@ bool activation_may_answer(const struct activation *a)
            epoch == a->epoch;
 }
 
-/* --- the licence file ----------------------------------------------------------------- */
+/* --- the DBMS session ------------------------------------------------------------------ */
 
-static enum err read_small(const char *path, char *buf, size_t size, size_t *n,
-                           struct stat *st, struct err_info *info)
+uint64_t boot_ms(void)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    enum err e = ERR_OK;
+    struct timespec t;
 
-    if (fd < 0)
-        return err_set(info, errno == ENOENT ? ERR_NOT_FOUND : ERR_DENIED, errno, "%s",
-                       path);
-    ssize_t got = fstat(fd, st) == 0 && S_ISREG(st->st_mode) ? read(fd, buf, size) : -1;
-    if (got < 0)
-        e = err_set(info, ERR_IO, errno, "read %s", path);
-    else
-        *n = (size_t)got;
-    close(fd);
-    return e;
+    (void)clock_gettime(CLOCK_BOOTTIME, &t); /* cannot fail */
+    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
 }
 
-static bool same_file(const struct stat *a, const struct stat *b)
+/* After a failure the sweep tries again, not this: the DBMS may refuse for long. */
+static void on_announced(void *ctx, enum err err, const PGresult *r,
+                         const struct err_info *why)
 {
-    return a->st_ino == b->st_ino && a->st_size == b->st_size &&
-           a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
-           a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
-}
+    struct activation *a = ctx;
 
-static enum err load_keys(struct activation *a, struct err_info *info)
-{
-    const char *path = a->conf.activation.anchor;
-    char hex[2 * LICENCE_KEY_BYTES + 2];
-    struct mac_key seed;
-    struct stat st;
-    size_t n = 0;
-    enum err e = read_small(path, hex, sizeof(hex), &n, &st, info);
-
-    if (e != ERR_OK)
-        return e;
-    if (n == sizeof(hex) - 1 && hex[n - 1] == '\n')
-        n--;
-    if (!hex_decode(a->anchor, sizeof(a->anchor), (struct str){ hex, n }))
-        return err_set(info, ERR_CONFIG, 0, "%s is not a public key (64 hex digits)",
-                       path);
-    e = conf_load_key(a->conf.activation.key, &seed, info);
-    if (e != ERR_OK)
-        return e;
-    memcpy(a->seed, seed.bytes, sizeof(a->seed));
-    a->keys_loaded = true;
-    return ERR_OK;
-}
-
-void licence_refresh(struct activation *a)
-{
-    static char buf[LICENCE_BYTES_MAX + 1];
-    const char *path = a->conf.activation.licence;
-    struct err_info info = { .what = "" };
-    struct stat st = { 0 };
-    size_t n = 0;
-
-    if (a->licence_state == REFUSED_NOT && stat(path, &st) == 0 &&
-        same_file(&st, &a->licence_file))
+    if (err != ERR_OK) {
+        log_event(LOG_LEVEL_WARNING, "announce_failed", log_str("why", why->what));
         return;
-    enum refusal before = a->licence_state;
-    enum err e = a->keys_loaded ? ERR_OK : load_keys(a, &info);
-    if (e == ERR_OK)
-        e = read_small(path, buf, sizeof(buf), &n, &a->licence_file, &info);
-    if (e != ERR_OK) {
-        a->licence_state = e == ERR_NOT_FOUND ? REFUSED_NO_LICENCE : REFUSED_BAD_LICENCE;
-    } else {
-        e = licence_open(&a->licence, (struct str){ buf, n }, a->anchor, &info);
-        a->licence_state = e == ERR_OK ? REFUSED_NOT : REFUSED_BAD_LICENCE;
     }
-    (void)snprintf(a->licence_why, sizeof(a->licence_why), "%s", info.what);
-    if (a->licence_state == REFUSED_NOT)
-        log_event(LOG_LEVEL_INFO, "licence_read",
-                  log_str("customer", a->licence.customer),
-                  log_u64("seats", a->licence.seats));
-    else if (before != a->licence_state)
-        log_event(LOG_LEVEL_WARNING, "licence_unusable", log_str("path", path),
-                  log_str("why", a->licence_why));
+    a->announced = a->active && (uint64_t)cell(r, 0, 0) == a->epoch;
+    pump(a);
+}
+
+static void announce(struct activation *a)
+{
+    char epoch[24];
+    const char *values[] = { epoch, a->conf.cluster.node };
+
+    (void)snprintf(epoch, sizeof(epoch), "%" PRIu64, a->epoch);
+    dbc_query(a->dbc, QUERY_MS, "SELECT redoubt.announce($1::bigint, 'activation', $2)",
+              LEN(values), values, on_announced, a);
+}
+
+static void on_listening(void *ctx, enum err err, const PGresult *r,
+                         const struct err_info *why)
+{
+    struct activation *a = ctx;
+
+    (void)r;
+    if (err != ERR_OK) {
+        log_event(LOG_LEVEL_WARNING, "listen_failed", log_str("why", why->what));
+        return;
+    }
+    a->listening = a->sync_due = true;
+    pump(a);
+}
+
+static void on_told(void *ctx, enum err err, const PGresult *r,
+                    const struct err_info *why)
+{
+    (void)r;
+    if (err != ERR_OK)
+        log_event(LOG_LEVEL_WARNING, "flood_untold", log_str("why", why->what));
+    pump(ctx);
+}
+
+static void tell_flood(struct activation *a)
+{
+    char device[UUID_TEXT], rate[16];
+    const char *values[] = { device, rate };
+
+    uuid_format(device, &a->flooder);
+    (void)snprintf(rate, sizeof(rate), "%u", a->conf.activation.requests_per_minute);
+    a->has_flooder = false;
+    dbc_query(a->dbc, QUERY_MS, "SELECT redoubt.licence_flood($1::uuid, $2::integer)",
+              LEN(values), values, on_told, a);
+}
+
+void pump(struct activation *a)
+{
+    if (!a->active || !dbc_idle(a->dbc))
+        return;
+    if (!a->announced)
+        announce(a);
+    else if (!a->listening)
+        dbc_query(a->dbc, QUERY_MS, "LISTEN redoubt_licence", 0, NULL, on_listening, a);
+    else if (a->sync_due)
+        licences_sync(a);
+    else if (!vendor_ask(a) && a->has_flooder)
+        tell_flood(a);
+    else if (dbc_idle(a->dbc))
+        (void)jobs_ask(a); /* false: nothing waits */
 }
 
 /* --- the role -------------------------------------------------------------------------- */
 
+/* Seats taken and seats there are, of what can be used. */
+static void seats(struct activation *a, uint64_t *used, uint64_t *all)
+{
+    const struct held *usable[HELD_MAX];
+    enum refusal why;
+    size_t n = licences_usable(a, usable, &why);
+
+    *used = *all = 0;
+    for (size_t i = 0; i < n; i++) {
+        *used += usable[i]->used;
+        *all += usable[i]->licence.seats;
+    }
+}
+
 static void status_tell(struct activation *a)
 {
-    const char *licence =
-        a->licence_state == REFUSED_NOT ? "ok" : refusal_words(a->licence_state)->id;
+    const char *database = dbc_connected(a->dbc) ? "connected" : "unreachable";
+    const char *licence = licences_word(a);
+    uint64_t used, all;
 
+    seats(a, &used, &all);
     if (!a->active)
         (void)redoubt_service_status(a->service, "standby, licence %s, database %s",
-                                     licence,
-                                     dbc_connected(a->dbc) ? "connected" : "unreachable");
+                                     licence, database);
     else
         (void)redoubt_service_status(
             a->service,
-            "active epoch=%" PRIu64 " licence=%s seats=%" PRIu64 "/%u granted=%" PRIu64
-            " refused=%" PRIu64 " database=%s",
-            a->epoch, licence, a->used,
-            a->licence_state == REFUSED_NOT ? a->licence.seats : 0, a->granted,
-            a->refused, dbc_connected(a->dbc) ? "connected" : "unreachable");
+            "active epoch=%" PRIu64 " licence=%s seats=%" PRIu64 "/%" PRIu64
+            " granted=%" PRIu64 " cached=%" PRIu64 " refused=%" PRIu64
+            " vendor=%s clock=%s database=%s",
+            a->epoch, licence, used, all, a->granted, a->cached, a->refused,
+            vendor_word(a), a->clock_suspect ? "suspect" : "ok", database);
 }
 
 static void standby(struct activation *a)
@@ -144,7 +161,10 @@ static void standby(struct activation *a)
     uint64_t epoch = a->epoch;
     bool was_active = a->active;
 
-    a->active = a->announced = false;
+    a->active = a->announced = a->synced = a->has_flooder = false;
+    a->held_count = 0;
+    vendor_standby(a);
+    devices_forget(a->devices);
     if (a->front) {
         jobs_sweep(a, true, REFUSED_NOT_ACTIVE);
         front_close(a->front);
@@ -189,8 +209,9 @@ static void activate(struct activation *a, uint64_t epoch)
         (void)sd_event_exit(a->event, 1); /* a service that cannot serve must fail */
         return;
     }
-    licence_refresh(a);
-    jobs_pump(a);
+    licences_file(a);
+    a->sync_due = true;
+    pump(a);
     log_event(LOG_LEVEL_INFO, "active", log_u64("epoch", epoch),
               log_str("listen", a->conf.activation.listen));
 }
@@ -228,7 +249,9 @@ static int on_sweep(sd_event_source *source, uint64_t us, void *arg)
 
     (void)us;
     jobs_sweep(a, false, REFUSED_DATABASE);
-    jobs_pump(a);
+    if (boot_ms() - a->synced_ms >= SYNC_MS)
+        a->sync_due = true;
+    pump(a);
     status_tell(a);
     (void)sd_event_source_set_time_relative(source, SWEEP_MS * 1000u);
     return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
@@ -257,9 +280,22 @@ static void on_up(void *ctx)
 {
     struct activation *a = ctx;
 
-    a->announced = false;
+    a->announced = a->listening = false;
+    devices_forget(a->devices); /* what changed while nobody listened is not known */
     log_event(LOG_LEVEL_INFO, "database", log_str("state", "connected"));
-    jobs_pump(a);
+    pump(a);
+}
+
+/* Licences have changed, or the seat of a device was taken away. */
+static void on_notify(void *ctx, const char *channel, const char *payload)
+{
+    struct activation *a = ctx;
+
+    (void)channel, (void)payload; /* there is one */
+    devices_forget(a->devices);
+    vendor_look(a);
+    a->sync_due = true;
+    pump(a);
 }
 
 static void on_down(void *ctx, enum err err, const struct err_info *why)
@@ -267,7 +303,7 @@ static void on_down(void *ctx, enum err err, const struct err_info *why)
     struct activation *a = ctx;
 
     (void)err;
-    a->announced = false;
+    a->announced = a->listening = false;
     log_event(LOG_LEVEL_WARNING, "database", log_str("state", "lost"),
               log_str("why", why->what));
 }
@@ -295,7 +331,9 @@ static int add_sources(struct activation *a)
 
 static enum err start(struct activation *a, struct err_info *info)
 {
-    struct dbc_events events = { .up = on_up, .down = on_down, .ctx = a };
+    struct dbc_events events = {
+        .up = on_up, .down = on_down, .notify = on_notify, .ctx = a
+    };
     struct front *probe = NULL;
     struct dsn *dsn;
     enum err e = mac_start();
@@ -316,7 +354,12 @@ static enum err start(struct activation *a, struct err_info *info)
     if (e == ERR_OK && (n = add_sources(a)) < 0)
         e = err_set(info, ERR_MEMORY, -n, "event loop");
     if (e == ERR_OK)
-        licence_refresh(a);
+        e = vendor_start(a, info);
+    a->devices = devices_new(a->conf.activation.requests_per_minute);
+    if (e == ERR_OK && !a->devices)
+        e = err_set(info, ERR_MEMORY, 0, "out of memory");
+    if (e == ERR_OK)
+        licences_file(a);
     return e;
 }
 
@@ -343,7 +386,7 @@ static int serve(struct activation *a, const char *path, bool check)
         return e == ERR_CONFIG ? EXIT_CONFIG : 1;
     }
     if (check)
-        return a->licence_state == REFUSED_NOT ? 0 : EXIT_CONFIG;
+        return a->file_state == REFUSED_NOT ? 0 : EXIT_CONFIG;
     (void)redoubt_service_ready(a->service);
     status_tell(a);
     int code = sd_event_loop(a->event);
@@ -352,11 +395,15 @@ static int serve(struct activation *a, const char *path, bool check)
 
 static void stop(struct activation *a)
 {
-    standby(a);
+    if (a->devices)
+        standby(a);
+    vendor_stop(a);
     dbc_close(a->dbc);
+    devices_free(a->devices);
+    free(a->file_text);
     sd_event_unref(a->event);
     redoubt_service_stop(a->service);
-    explicit_bzero(a->seed, sizeof(a->seed));
+    explicit_bzero(&a->signer, sizeof(a->signer));
     free(a);
 }
 
@@ -392,7 +439,7 @@ int main(int argc, char **argv)
         return 1;
     }
     TAILQ_INIT(&a->jobs);
-    a->licence_state = REFUSED_NO_LICENCE;
+    a->file_state = REFUSED_NO_LICENCE;
     int code = serve(a, path, check);
     stop(a);
     return code;

@@ -14,6 +14,7 @@
 enum {
     TICKET_BYTES = 64, /* what GnuTLS derives the keys of tickets from */
     LINK_BYTES = 32,   /* what links to private packages are made with */
+    LEASE_SEED = 32,   /* of the Ed25519 key that signs the leases of licences */
     SEALED_MAX = CA_PEM_MAX + SEAL_EXTRA,
     DAY_S = 86400,
     SOON_DAYS = 30
@@ -26,11 +27,13 @@ enum secret {
     PACKAGE_KEY,
     LINK_KEY,
     WEB_KEY,
+    LEASE_KEY,
     SECRETS
 };
 
 static const char *const names[SECRETS] = { "ca.pem",      "ca.key",   "ticket.key",
-                                            "package.key", "link.key", "web.key" };
+                                            "package.key", "link.key", "web.key",
+                                            "lease.key" };
 
 /* All secrets of a cluster, in the open. */
 struct secrets {
@@ -128,6 +131,19 @@ static enum err make_random(struct ca_pem *out, size_t n, struct err_info *info)
     return ERR_OK;
 }
 
+/* As hex digits, as [activation] key wants it. */
+static enum err make_lease_key(struct ca_pem *out, struct err_info *info)
+{
+    uint8_t seed[LEASE_SEED];
+
+    if (getrandom(seed, sizeof(seed), 0) != sizeof(seed))
+        return err_set(info, ERR_IO, errno, "get random bytes");
+    hex_encode(out->text, seed, sizeof(seed));
+    explicit_bzero(seed, sizeof(seed));
+    out->n = strlen(out->text);
+    return ERR_OK;
+}
+
 static enum err make_authority(struct ctl *c, struct secrets *all, struct err_info *info)
 {
     char name[CONF_NAME + 16];
@@ -168,6 +184,7 @@ static enum err make_later(struct ctl *c, struct secrets *all, enum secret i,
 {
     return i == PACKAGE_KEY ? make_signer(c, all, info)
            : i == WEB_KEY   ? ca_key_new(&all->at[WEB_KEY], info)
+           : i == LEASE_KEY ? make_lease_key(&all->at[LEASE_KEY], info)
                             : make_random(&all->at[i], LINK_BYTES, info);
 }
 

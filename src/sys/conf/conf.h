@@ -135,6 +135,10 @@ struct conf_activation {
     char anchor[CONF_PATH]; /* the vendor's public key (Ed25519) */
     char key[CONF_PATH];    /* signs the leases of licences (Ed25519) */
     char certificate[CONF_PATH], tls_key[CONF_PATH], ca[CONF_PATH];
+    char vendor[CONF_TEXT]; /* "https://..." or "" */
+    char vendor_ca[CONF_PATH], vendor_proxy[CONF_TEXT];
+    uint32_t vendor_timeout_ms;
+    uint32_t lease_days, overdraft_percent, requests_per_minute;
 };
 
 struct conf_alert {

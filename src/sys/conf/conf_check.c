@@ -66,6 +66,7 @@ static void complete_trust(struct conf *c, const struct conf_lines *lines)
         { "activation", "certificate", "server.pem", c->activation.certificate },
         { "activation", "tls_key", "server.key", c->activation.tls_key },
         { "activation", "ca", "ca.pem", c->activation.ca },
+        { "activation", "key", "lease.key", c->activation.key },
     };
 
     for (size_t i = 0; i < LEN(all); i++) {
@@ -244,6 +245,9 @@ void conf_check(const void *conf, const struct conf_lines *lines, struct conf_er
     check_timing(&c->cluster, &b);
     check_share(&c->share, &b);
     check_address(&c->address, &b);
+    if (c->activation.vendor[0] && strncmp(c->activation.vendor, "https://", 8) != 0)
+        conf_error_add(e, line_of(&b, "activation", "vendor"), 0,
+                       "[activation] vendor must begin with https://");
     for (uint32_t i = 0; i < c->service_count; i++)
         check_service(c, i, &b);
 }

@@ -233,17 +233,36 @@ static const struct conf_key activation_keys[] = {
     WORD(conf_activation, listen, CONF_T_LISTEN, "[::]:17000", RESTART,
          "Where devices ask for licences (TLS)."),
     WORD(conf_activation, licence, CONF_T_PATH, "/etc/redoubt/licence.json", RESTART,
-         "The signed licence file."),
+         "The signed licence file. It counts while no licence that was added or imported "
+         "does."),
     WORD(conf_activation, anchor, CONF_T_PATH, "/etc/redoubt/licence.pub", RESTART,
          "The public Ed25519 key that the licence must be signed with (64 hex digits)."),
-    WORD(conf_activation, key, CONF_T_PATH, "/etc/redoubt/lease.key", RESTART,
-         "The Ed25519 key that signs the answers, readable by the service only."),
+    WORD(conf_activation, key, CONF_T_PATH, "/var/lib/redoubt/secret/lease.key", RESTART,
+         "The Ed25519 key that signs the leases, the same on both nodes (64 hex digits). "
+         "redoubt init makes one."),
     WORD(conf_activation, certificate, CONF_T_PATH, "/var/lib/redoubt/secret/server.pem",
          RESTART, "Certificate chain (PEM)."),
     WORD(conf_activation, tls_key, CONF_T_PATH, "/var/lib/redoubt/secret/server.key",
          RESTART, "Its private key (PEM)."),
     WORD(conf_activation, ca, CONF_T_PATH, "/var/lib/redoubt/secret/ca.pem", RESTART,
          "The authority that signed the certificates of the devices (PEM)."),
+    WORD(conf_activation, vendor, CONF_T_TEXT, "", RESTART,
+         "The vendor's activation service, https://HOST[:PORT][/PATH]. Empty: activation "
+         "codes are asked for by files (redoubt licence request)."),
+    WORD(conf_activation, vendor_ca, CONF_T_PATH, "", RESTART,
+         "Whose certificate the vendor's service must have (PEM). Empty: the CAs of this "
+         "machine."),
+    WORD(conf_activation, vendor_proxy, CONF_T_TEXT, "", RESTART,
+         "HTTP proxy on the way to the vendor, http://[USER:PASSWORD@]HOST:PORT. Empty: "
+         "none."),
+    NUMBER(conf_activation, vendor_timeout_ms, "10000", 100, 120000, "ms", RESTART,
+           "The vendor must have answered after this time, or is asked again later."),
+    NUMBER(conf_activation, lease_days, "30", 1, 365, "days", RESTART,
+           "Life of a lease. A device that did not renew it for so long loses its seat."),
+    NUMBER(conf_activation, overdraft_percent, "10", 0, 100, "%", RESTART,
+           "So much above the seats of a licence new devices still get one."),
+    NUMBER(conf_activation, requests_per_minute, "30", 1, 1000000, "", RESTART,
+           "One device may ask this often; twice as many at once."),
 };
 
 static const struct conf_key alert_keys[] = {

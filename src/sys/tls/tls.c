@@ -138,12 +138,76 @@ static enum err device_of_bytes(const gnutls_datum_t *bytes, gnutls_x509_crt_fmt
     return e;
 }
 
-enum err tls_der_device(const void *der, size_t size, struct uuid *out)
+static enum err certificate_of(gnutls_x509_crt_t crt, struct tls_peer *out)
+{
+    uint8_t serial[(TLS_SERIAL - 1) / 2];
+    size_t n = sizeof(serial), skip = 0;
+    time_t end = gnutls_x509_crt_get_expiration_time(crt);
+
+    if (end == (time_t)-1 || gnutls_x509_crt_get_serial(crt, serial, &n) < 0)
+        return ERR_CORRUPT;
+    while (skip + 1 < n && serial[skip] == 0)
+        skip++;
+    hex_encode(out->serial, serial + skip, n - skip);
+    out->not_after = end;
+    return ERR_OK;
+}
+
+static enum err key_of(gnutls_x509_crt_t crt, char out[TLS_KEY_HEX])
+{
+    uint8_t hash[TLS_DIGEST];
+    size_t n = sizeof(hash);
+
+    if (gnutls_x509_crt_get_key_id(crt, GNUTLS_KEYID_USE_SHA256, hash, &n) < 0 ||
+        n != sizeof(hash))
+        return ERR_CORRUPT;
+    hex_encode(out, hash, n);
+    return ERR_OK;
+}
+
+enum err tls_der_device(const void *der, size_t size, struct tls_device *out)
 {
     gnutls_datum_t bytes = { .data = (unsigned char *)(uintptr_t)der,
                              .size = (unsigned)size };
+    struct tls_peer peer;
+    gnutls_x509_crt_t crt;
+    enum err e = ERR_CORRUPT;
 
-    return device_of_bytes(&bytes, GNUTLS_X509_FMT_DER, out);
+    if (gnutls_x509_crt_init(&crt) < 0)
+        return ERR_MEMORY;
+    if (gnutls_x509_crt_import(crt, &bytes, GNUTLS_X509_FMT_DER) >= 0)
+        e = device_of(crt, &out->id);
+    if (e == ERR_OK)
+        e = key_of(crt, out->key);
+    if (e == ERR_OK)
+        e = certificate_of(crt, &peer);
+    if (e == ERR_OK)
+        memcpy(out->serial, peer.serial, sizeof(out->serial));
+    gnutls_x509_crt_deinit(crt);
+    return e;
+}
+
+enum err tls_file_key(const char *certificate, char out[TLS_KEY_HEX],
+                      struct err_info *info)
+{
+    gnutls_datum_t pem = { 0 };
+    gnutls_x509_crt_t crt;
+    int n = gnutls_load_file(certificate, &pem);
+    enum err e = ERR_CORRUPT;
+
+    if (n < 0)
+        return err_set(info, ERR_CONFIG, 0, "read %s: %s", certificate,
+                       gnutls_strerror(n));
+    if (gnutls_x509_crt_init(&crt) < 0) {
+        gnutls_free(pem.data);
+        return ERR_MEMORY;
+    }
+    if (pem.size <= FILE_BYTES_MAX &&
+        gnutls_x509_crt_import(crt, &pem, GNUTLS_X509_FMT_PEM) >= 0)
+        e = key_of(crt, out);
+    gnutls_x509_crt_deinit(crt);
+    gnutls_free(pem.data);
+    return e == ERR_OK ? e : err_set(info, e, 0, "%s is not a certificate", certificate);
 }
 
 enum err tls_file_device(const char *certificate, struct uuid *out, struct err_info *info)
@@ -328,21 +392,6 @@ enum err tls_peer_device(struct tls *t, struct uuid *out)
         return ERR_NOT_FOUND;
     return device_of_bytes(&peers[0], GNUTLS_X509_FMT_DER, out) == ERR_OK ? ERR_OK
                                                                           : ERR_NOT_FOUND;
-}
-
-static enum err certificate_of(gnutls_x509_crt_t crt, struct tls_peer *out)
-{
-    uint8_t serial[(TLS_SERIAL - 1) / 2];
-    size_t n = sizeof(serial), skip = 0;
-    time_t end = gnutls_x509_crt_get_expiration_time(crt);
-
-    if (end == (time_t)-1 || gnutls_x509_crt_get_serial(crt, serial, &n) < 0)
-        return ERR_CORRUPT;
-    while (skip + 1 < n && serial[skip] == 0)
-        skip++;
-    hex_encode(out->serial, serial + skip, n - skip);
-    out->not_after = end;
-    return ERR_OK;
 }
 
 enum err tls_peer_certificate(struct tls *t, struct tls_peer *out)

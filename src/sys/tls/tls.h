@@ -42,8 +42,19 @@ void tls_creds_undated(struct tls_creds *c, bool undated);
 MUST_USE enum err tls_file_device(const char *certificate, struct uuid *out,
                                   struct err_info *info);
 
-/* The same from a certificate's DER bytes. */
-MUST_USE enum err tls_der_device(const void *der, size_t size, struct uuid *out);
+enum { TLS_SERIAL = 65, TLS_TICKET_KEY = 64, TLS_DIGEST = 32, TLS_KEY_HEX = 65 };
+/* What a device's certificate says of it. */
+struct tls_device {
+    struct uuid id;
+    char serial[TLS_SERIAL]; /* lower-case hex without leading zeros */
+    char key[TLS_KEY_HEX];   /* SHA-256 of its SubjectPublicKeyInfo, in hex */
+};
+
+/* From the DER bytes; ERR_NOT_FOUND if it carries no device id. */
+MUST_USE enum err tls_der_device(const void *der, size_t size, struct tls_device *out);
+/* The key in a certificate file (PEM), as struct tls_device has it. */
+MUST_USE enum err tls_file_key(const char *certificate, char out[TLS_KEY_HEX],
+                               struct err_info *info);
 
 /* name: of the server (TLS_CLIENT), borrowed for the call; NULL for TLS_SERVER. */
 MUST_USE enum err tls_new(struct tls_creds *c, int fd, const char *name, struct tls **out,
@@ -67,7 +78,6 @@ void tls_bye(struct tls *t);
 /* After the handshake: the other side's device id; ERR_NOT_FOUND if it has none. */
 MUST_USE enum err tls_peer_device(struct tls *t, struct uuid *out);
 
-enum { TLS_SERIAL = 65, TLS_TICKET_KEY = 64, TLS_DIGEST = 32 };
 /* What else the other side's certificate says; a resumed session knows it, too. */
 struct tls_peer {
     char serial[TLS_SERIAL]; /* lower-case hex without leading zeros */

@@ -1,4 +1,4 @@
-#include "app/activation/licence.h"
+#include "sys/licence/licence.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -143,7 +143,19 @@ static const char *read_document(const json_t *o, struct licence *l)
         return "not_before";
     if (!time_of(o, "expires", &l->expires) || l->expires <= l->not_before)
         return "expires";
+    if (json_object_get(o, "issued") && !time_of(o, "issued", &l->issued))
+        return "issued";
+    const json_t *serial = json_object_get(o, "serial");
+    if (serial && (!json_is_integer(serial) || json_integer_value(serial) < 0))
+        return "serial";
+    l->serial = (uint64_t)json_integer_value(serial);
     return features_of(o, l) ? NULL : "features";
+}
+
+static enum err not_understood(const char *wrong, struct err_info *info)
+{
+    return err_set(info, ERR_CORRUPT, 0, "its \"%s\" is missing or not understood",
+                   wrong);
 }
 
 enum err licence_open(struct licence *out, struct str file,
@@ -157,10 +169,81 @@ enum err licence_open(struct licence *out, struct str file,
     const char *wrong = read_document(o, &l);
     json_decref(o);
     if (wrong)
-        return err_set(info, ERR_CORRUPT, 0, "its \"%s\" is missing or not understood",
-                       wrong);
+        return not_understood(wrong, info);
     *out = l;
     return ERR_OK;
+}
+
+/* --- the vendor's answer ------------------------------------------------------------- */
+
+/* The first field that is missing or wrong; NULL: all well.  The licence comes apart. */
+static const char *read_answer(const json_t *o, struct licence_answer *a)
+{
+    const char *kind = json_string_value(json_object_get(o, "kind"));
+    const char *state = json_string_value(json_object_get(o, "state"));
+    const json_t *grace = json_object_get(o, "grace_s");
+
+    if (json_integer_value(json_object_get(o, "format")) != 1)
+        return "format";
+    if (!kind || strcmp(kind, "answer") != 0)
+        return "kind";
+    if (!text_of(o, "code", a->code) || a->code[0] == '\0')
+        return "code";
+    if (!text_of(o, "nonce", a->nonce) || a->nonce[0] == '\0')
+        return "nonce";
+    if (!time_of(o, "at", &a->at))
+        return "at";
+    if (state && strcmp(state, "refused") == 0) {
+        a->refused = true;
+        return text_of(o, "reason", a->reason) && a->reason[0] ? NULL : "reason";
+    }
+    if (!state || strcmp(state, "ok") != 0)
+        return "state";
+    if (!time_of(o, "valid_until", &a->valid_until) || a->valid_until < a->at)
+        return "valid_until";
+    if (!json_is_integer(grace) || json_integer_value(grace) < 0 ||
+        json_integer_value(grace) > LICENCE_GRACE_MAX_S)
+        return "grace_s";
+    a->stale_until = a->valid_until + json_integer_value(grace);
+    return NULL;
+}
+
+enum err licence_answer_open(struct licence_answer *out, struct str file,
+                             const uint8_t anchor[LICENCE_KEY_BYTES],
+                             struct err_info *info)
+{
+    struct licence_answer a = { 0 };
+    struct err_info why = { .what = "" };
+    json_t *o = verified(file, anchor, info);
+
+    if (!o)
+        return ERR_CORRUPT;
+    const char *wrong = read_answer(o, &a);
+    enum err e = wrong ? not_understood(wrong, info) : ERR_OK;
+    if (e == ERR_OK && !a.refused) {
+        const json_t *inner = json_object_get(o, "licence");
+        struct str text = { json_string_value(inner), json_string_length(inner) };
+        e = text.p ? licence_open(&a.licence, text, anchor, &why)
+                   : err_set(&why, ERR_CORRUPT, 0, "there is none");
+        if (e != ERR_OK)
+            (void)err_set(info, e, 0, "its licence: %s", why.what);
+    }
+    json_decref(o);
+    if (e == ERR_OK)
+        *out = a;
+    return e;
+}
+
+bool licence_is_answer(struct str file)
+{
+    json_t *outer = json_loadb(file.p, file.n, 0, NULL);
+    const char *text = json_string_value(json_object_get(outer, "document"));
+    json_t *inner = text ? json_loads(text, 0, NULL) : NULL;
+    bool is = json_object_get(inner, "kind") != NULL;
+
+    json_decref(inner);
+    json_decref(outer);
+    return is;
 }
 
 enum refusal licence_refuses(const struct licence *l, const char *cluster, int64_t now)
@@ -170,58 +253,4 @@ enum refusal licence_refuses(const struct licence *l, const char *cluster, int64
     if (now < l->not_before)
         return REFUSED_NOT_YET_VALID;
     return now >= l->expires ? REFUSED_EXPIRED : REFUSED_NOT;
-}
-
-/* --- leases ------------------------------------------------------------------------ */
-
-static json_t *lease_document(const struct licence *l, const struct lease_terms *t)
-{
-    char licence[UUID_TEXT], device[UUID_TEXT], issued[32], expires[32], renew[32];
-    int64_t renew_after = t->issued + LEASE_RENEW_S;
-    json_t *features = json_array();
-
-    for (uint32_t i = 0; features && i < l->feature_count; i++)
-        if (json_array_append_new(features, json_string(l->features[i])) != 0) {
-            json_decref(features);
-            features = NULL;
-        }
-    if (!features)
-        return NULL;
-    if (renew_after > t->expires)
-        renew_after = t->expires;
-    uuid_format(licence, &l->id);
-    uuid_format(device, &t->device);
-    licence_time_format(issued, t->issued);
-    licence_time_format(expires, t->expires);
-    licence_time_format(renew, renew_after);
-    return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:i}", "format",
-                     1, "licence", licence, "product", l->product, "customer",
-                     l->customer, "cluster", t->cluster, "device", device, "issued",
-                     issued, "renew_after", renew, "expires", expires, "features",
-                     features, "seats", (int)l->seats);
-}
-
-char *licence_lease(const struct licence *l, const struct lease_terms *terms,
-                    const uint8_t seed[LICENCE_KEY_BYTES])
-{
-    uint8_t public[crypto_sign_PUBLICKEYBYTES], secret[crypto_sign_SECRETKEYBYTES];
-    uint8_t signature[crypto_sign_BYTES];
-    char hex[2 * crypto_sign_BYTES + 1];
-    json_t *o = lease_document(l, terms);
-    char *document = o ? json_dumps(o, JSON_COMPACT) : NULL, *text = NULL;
-
-    json_decref(o);
-    if (!document)
-        return NULL;
-    (void)crypto_sign_seed_keypair(public, secret, seed); /* cannot fail */
-    (void)crypto_sign_detached(signature, NULL, (const uint8_t *)document,
-                               strlen(document), secret); /* cannot fail */
-    sodium_memzero(secret, sizeof(secret));
-    hex_encode(hex, signature, sizeof(signature));
-    o = json_pack("{s:s, s:s}", "document", document, "signature", hex);
-    if (o)
-        text = json_dumps(o, JSON_COMPACT);
-    json_decref(o);
-    free(document);
-    return text;
 }
