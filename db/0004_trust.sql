@@ -170,10 +170,12 @@ BEGIN
     WHERE x.id = d.id;
 END $$;
 
--- What the items of a batch say about connections, unpacked once.
-CREATE FUNCTION redoubt.hello_items(items jsonb)
-RETURNS TABLE (n bigint, id uuid, fresh boolean, serial text, not_after timestamptz,
-               address inet, instance text, node text) LANGUAGE sql IMMUTABLE AS $$
+-- What an item of a batch says about a connection.
+CREATE TYPE redoubt.hello AS (n bigint, id uuid, fresh boolean, serial text,
+                              not_after timestamptz, address inet, instance text, node text);
+
+CREATE FUNCTION redoubt.hello_items(items jsonb) RETURNS SETOF redoubt.hello
+LANGUAGE sql IMMUTABLE AS $$
     SELECT i.n, (i.item ->> 'device')::uuid, i.item ? 'hello', h.h ->> 'serial',
            to_timestamp((h.h ->> 'not_after')::double precision),
            nullif(h.h ->> 'address', '')::inet, left(h.h ->> 'instance', 100),
@@ -184,60 +186,77 @@ RETURNS TABLE (n bigint, id uuid, fresh boolean, serial text, not_after timestam
     WHERE i.item ?| ARRAY['hello', 'refresh']
 $$;
 
+-- The instances of these connections.  What is usual in one statement; one by one those that
+-- the device has had before, and devices that are there more than once.
+CREATE FUNCTION redoubt.instances_told(fresh redoubt.hello[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    told record;
+BEGIN
+    UPDATE redoubt.device d
+    SET instance = t.instance,
+        instances = CASE WHEN d.instance IS NULL THEN d.instances
+                         ELSE (array_prepend(d.instance, d.instances))[1:8] END
+    FROM (SELECT h.id, min(h.instance) AS instance FROM unnest(fresh) h
+          WHERE h.instance <> '' GROUP BY h.id HAVING count(*) = 1) t
+    WHERE d.id = t.id AND d.instance IS DISTINCT FROM t.instance
+      AND array_position(d.instances, t.instance) IS NULL
+      AND NOT EXISTS (SELECT FROM redoubt.clone k
+                      WHERE k.device_id = t.id AND k.instance = t.instance);
+    FOR told IN
+        SELECT h.id, h.instance FROM unnest(fresh) h JOIN redoubt.device d ON d.id = h.id
+        WHERE h.instance <> '' AND d.instance IS DISTINCT FROM h.instance
+        ORDER BY h.n
+    LOOP
+        PERFORM redoubt.instance_told(told.id, told.instance);
+    END LOOP;
+END $$;
+
 -- hello: a connection began.  refresh: the same answer, of what is known; its value may be
 -- {"instance", "serial"} to ask for a connection that is not the device's latest.
 CREATE FUNCTION redoubt.x_hello(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    adopted uuid;
-    told    record;
+    hellos  constant redoubt.hello[] := ARRAY(SELECT h FROM redoubt.hello_items(items) h);
+    fresh   constant redoubt.hello[] := ARRAY(SELECT h FROM unnest(hellos) h WHERE h.fresh);
+    adopted uuid[];
 BEGIN
     -- Who shows a certificate of our authority belongs to us, though its row is not here: the
     -- authority was used before, or the DBMS came back from a backup.
-    FOR adopted IN
+    WITH made AS (
         INSERT INTO redoubt.device (id)
-        SELECT DISTINCT h.id FROM redoubt.hello_items(items) h
-        WHERE h.fresh AND NOT EXISTS (SELECT FROM redoubt.device d WHERE d.id = h.id)
+        SELECT DISTINCT h.id FROM unnest(fresh) h
+        WHERE NOT EXISTS (SELECT FROM redoubt.device d WHERE d.id = h.id)
           AND NOT EXISTS (SELECT FROM redoubt.certificate c
                           WHERE c.serial = h.serial AND c.revoked_at IS NOT NULL)
         ORDER BY 1
-        ON CONFLICT DO NOTHING RETURNING id
-    LOOP
-        PERFORM redoubt.event_add(adopted, 'device_adopted', 'info', '{}');
-    END LOOP;
+        ON CONFLICT DO NOTHING RETURNING id)
+    SELECT array_agg(m.id ORDER BY m.id) INTO adopted FROM made m;
+    PERFORM redoubt.events_add(adopted, 'device_adopted');
     INSERT INTO redoubt.certificate (serial, device_id, not_after)
     SELECT DISTINCT ON (h.serial) h.serial, h.id, h.not_after
-    FROM redoubt.hello_items(items) h
-    WHERE h.fresh AND h.serial ~ '^[0-9a-f]{1,64}$'
+    FROM unnest(fresh) h
+    WHERE h.serial ~ '^[0-9a-f]{1,64}$'
       AND NOT EXISTS (SELECT FROM redoubt.certificate c WHERE c.serial = h.serial)
       AND EXISTS (SELECT FROM redoubt.device d WHERE d.id = h.id)
     ORDER BY h.serial
     ON CONFLICT DO NOTHING;
-
-    FOR told IN
-        SELECT h.id, h.instance FROM redoubt.hello_items(items) h
-        JOIN redoubt.device d ON d.id = h.id
-        WHERE h.fresh AND h.instance <> '' AND d.instance IS DISTINCT FROM h.instance
-        ORDER BY h.n
-    LOOP
-        PERFORM redoubt.instance_told(told.id, told.instance);
-    END LOOP;
+    PERFORM redoubt.instances_told(fresh);
 
     UPDATE redoubt.device d
     SET serial = h.serial, not_after = h.not_after, address = h.address,
         connected_epoch = current_setting('redoubt.epoch')::bigint,
         connected_at = clock_timestamp(), connected_node = h.node
-    FROM (SELECT DISTINCT ON (i.id) i.* FROM redoubt.hello_items(items) i WHERE i.fresh
-          ORDER BY i.id, i.n DESC) h
+    FROM (SELECT DISTINCT ON (i.id) i.* FROM unnest(fresh) i ORDER BY i.id, i.n DESC) h
     WHERE d.id = h.id AND d.state = 'active'
       AND NOT EXISTS (SELECT FROM redoubt.certificate c
                       WHERE c.serial = h.serial AND c.revoked_at IS NOT NULL)
       AND NOT EXISTS (SELECT FROM redoubt.clone k
                       WHERE k.device_id = h.id AND k.instance = h.instance);
     -- A renewed certificate that is in use has been fetched.
-    DELETE FROM redoubt.enrol_request r USING redoubt.hello_items(items) h
-    WHERE h.fresh AND r.device_id = h.id AND r.kind = 'renewal' AND r.serial = h.serial;
+    DELETE FROM redoubt.enrol_request r USING unnest(fresh) h
+    WHERE r.device_id = h.id AND r.kind = 'renewal' AND r.serial = h.serial;
 
     RETURN QUERY
     SELECT h.n, jsonb_build_object('hello', CASE
@@ -251,7 +270,7 @@ BEGIN
             'streams', (SELECT coalesce(jsonb_object_agg(s.stream, s.through), '{}')
                         FROM redoubt.event_cursor s WHERE s.device_id = d.id)))
         END)
-    FROM redoubt.hello_items(items) h
+    FROM unnest(hellos) h
     LEFT JOIN redoubt.device d ON d.id = h.id
     LEFT JOIN redoubt.certificate c ON c.serial = coalesce(h.serial, d.serial)
     LEFT JOIN redoubt.clone k ON k.device_id = h.id AND k.instance = h.instance

@@ -470,7 +470,7 @@ RETURNS TABLE (severity text, hours integer, due timestamptz) LANGUAGE sql STABL
 $$;
 
 -- All that is wrong with these devices: a row for each reason, its severity as the policy of
--- the device says; and rows without an id for when to look again.
+-- the device says; and rows without an id for when to look again, at least one a device.
 CREATE FUNCTION redoubt.reasons_of(ids uuid[])
 RETURNS TABLE (device uuid, rank integer, id text, severity text, words text, due timestamptz)
 ROWS 20 LANGUAGE plpgsql STABLE AS $$
@@ -498,9 +498,11 @@ BEGIN
         FROM redoubt.device d JOIN redoubt.effective e ON e.group_id = d.group_id
         WHERE d.id = ANY (ids))
     SELECT f.id, r.* FROM f CROSS JOIN LATERAL (
+        SELECT 0, NULL::text, NULL::text, NULL::text, NULL::timestamptz
+        UNION ALL
         SELECT 1, 'not_managed', 'unknown',
                CASE f.state WHEN 'revoked' THEN 'The device was revoked.'
-                            ELSE 'The device waits for approval.' END, NULL::timestamptz
+                            ELSE 'The device waits for approval.' END, NULL
         WHERE f.state <> 'active'
         UNION ALL
         SELECT 2, 'threat', f.threat, CASE f.threats WHEN 1 THEN 'A threat was not cured.'
@@ -562,7 +564,7 @@ ROWS 20 LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    SELECT d.id,
+    SELECT r.device,
            CASE WHEN bool_or(r.severity = 'critical') THEN 'critical'
                 WHEN bool_or(r.severity = 'warning') THEN 'warning'
                 WHEN bool_or(r.severity = 'unknown') THEN 'unknown'
@@ -572,16 +574,19 @@ BEGIN
                     FILTER (WHERE r.id IS NOT NULL
                                   AND r.severity IN ('critical', 'warning', 'unknown')), '[]'),
            min(r.due)
-    FROM unnest(ids) AS d (id)
-    LEFT JOIN redoubt.reasons_of(ids) r ON r.device = d.id
-    GROUP BY d.id;
+    FROM redoubt.reasons_of(ids) r
+    GROUP BY r.device;
 END $$;
 
 -- Judges these devices anew: the rules may move them, then their status is what the facts and
 -- the policy of their group say.  A change of it is an event.  Returns how many changed.
-CREATE FUNCTION redoubt.judge_devices(ids uuid[]) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+-- (By index whatever the planner knew of the tables when it kept the plans: see 0010.)
+CREATE FUNCTION redoubt.judge_devices(ids uuid[]) RETURNS bigint LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
-    changed bigint;
+    changed    uuid[];
+    severities text[];
+    data       jsonb[];
 BEGIN
     PERFORM redoubt.check_epoch();
     PERFORM 1 FROM redoubt.device d WHERE d.id = ANY (ids) ORDER BY d.id FOR NO KEY UPDATE;
@@ -593,16 +598,15 @@ BEGIN
         FROM redoubt.verdicts(ids) v JOIN redoubt.device o ON o.id = v.id
         WHERE d.id = v.id AND (d.status, d.reasons, d.status_due)
                               IS DISTINCT FROM (v.status, v.reasons, v.due)
-        RETURNING d.id, o.status AS before, d.status, d.reasons
-    ), said AS (
-        SELECT redoubt.event_add(x.id, 'protection_changed',
-                   CASE x.status WHEN 'critical' THEN 'critical' WHEN 'warning' THEN 'warning'
-                                 ELSE 'info' END,
-                   jsonb_build_object('before', x.before, 'status', x.status,
-                                      'reasons', x.reasons))
-        FROM done x WHERE x.before <> x.status)
-    SELECT count(*) INTO changed FROM said;
-    RETURN changed;
+        RETURNING d.id, o.status AS before, d.status, d.reasons)
+    SELECT array_agg(x.id),
+           array_agg(CASE x.status WHEN 'critical' THEN 'critical' WHEN 'warning' THEN 'warning'
+                                   ELSE 'info' END),
+           array_agg(jsonb_build_object('before', x.before, 'status', x.status,
+                                        'reasons', x.reasons))
+    INTO changed, severities, data FROM done x WHERE x.before <> x.status;
+    PERFORM redoubt.events_add(changed, 'protection_changed', severities, data);
+    RETURN coalesce(cardinality(changed), 0);
 END $$;
 
 -- Judges devices whose status may have changed by time, by their policy or by the rules; at
@@ -640,38 +644,41 @@ CREATE TRIGGER judge_later BEFORE UPDATE ON redoubt.device FOR EACH ROW
 CREATE FUNCTION redoubt.x_policy(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    t record;
+    told record;
 BEGIN
     PERFORM redoubt.check_epoch();
-    FOR t IN UPDATE redoubt.device d
-    SET policy_hash = said.hash, policy_state = said.state, policy_error = said.error,
-        policy_at = now()
-    FROM (SELECT DISTINCT ON (1) (i.item ->> 'device')::uuid AS id,
-                 CASE WHEN p.p ->> 'hash' ~ '^[0-9a-f]{64}$' THEN p.p ->> 'hash' ELSE '' END
-                     AS hash,
-                 CASE WHEN p.p ->> 'state' = 'failed'
-                           AND p.p ->> 'error' ILIKE 'drift%' THEN 'drift'
-                      WHEN p.p ->> 'state' IN ('applying', 'applied', 'failed', 'drift')
-                           THEN p.p ->> 'state'
-                      ELSE 'none' END AS state,
-                 CASE WHEN p.p ->> 'state' IN ('failed', 'drift')
-                      THEN left(coalesce(p.p ->> 'error', ''), 500) ELSE '' END AS error
-          FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
-          CROSS JOIN LATERAL (SELECT i.item -> 'policy') AS p (p)
-          WHERE jsonb_typeof(p.p) = 'object'
-          ORDER BY 1, i.n DESC) said
-    WHERE d.id = said.id AND (d.policy_hash, d.policy_state, d.policy_error)
-                             IS DISTINCT FROM (said.hash, said.state, said.error)
-        RETURNING d.id, d.policy_hash, d.policy_state, d.policy_error
-    LOOP
-        IF t.policy_state = 'applied' THEN
-            PERFORM redoubt.event_add(t.id, 'policy_applied', 'info',
-                                      jsonb_build_object('hash', t.policy_hash));
-        ELSIF t.policy_state IN ('failed', 'drift') THEN
-            PERFORM redoubt.event_add(t.id, 'policy_failed', 'error', jsonb_build_object(
-                'hash', t.policy_hash, 'error', t.policy_error));
-        END IF;
-    END LOOP;
+    WITH done AS (
+        UPDATE redoubt.device d
+        SET policy_hash = said.hash, policy_state = said.state, policy_error = said.error,
+            policy_at = now()
+        FROM (SELECT DISTINCT ON (1) (i.item ->> 'device')::uuid AS id,
+                     CASE WHEN p.p ->> 'hash' ~ '^[0-9a-f]{64}$' THEN p.p ->> 'hash' ELSE '' END
+                         AS hash,
+                     CASE WHEN p.p ->> 'state' = 'failed'
+                               AND p.p ->> 'error' ILIKE 'drift%' THEN 'drift'
+                          WHEN p.p ->> 'state' IN ('applying', 'applied', 'failed', 'drift')
+                               THEN p.p ->> 'state'
+                          ELSE 'none' END AS state,
+                     CASE WHEN p.p ->> 'state' IN ('failed', 'drift')
+                          THEN left(coalesce(p.p ->> 'error', ''), 500) ELSE '' END AS error
+              FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
+              CROSS JOIN LATERAL (SELECT i.item -> 'policy') AS p (p)
+              WHERE jsonb_typeof(p.p) = 'object'
+              ORDER BY 1, i.n DESC) said
+        WHERE d.id = said.id AND (d.policy_hash, d.policy_state, d.policy_error)
+                                 IS DISTINCT FROM (said.hash, said.state, said.error)
+        RETURNING d.id, d.policy_hash, d.policy_state, d.policy_error)
+    SELECT array_agg(x.id) FILTER (WHERE x.policy_state = 'applied') AS applied,
+           array_agg(jsonb_build_object('hash', x.policy_hash))
+               FILTER (WHERE x.policy_state = 'applied') AS hashes,
+           array_agg(x.id) FILTER (WHERE x.policy_state IN ('failed', 'drift')) AS failed,
+           array_agg('error'::text) FILTER (WHERE x.policy_state IN ('failed', 'drift'))
+               AS severities,
+           array_agg(jsonb_build_object('hash', x.policy_hash, 'error', x.policy_error))
+               FILTER (WHERE x.policy_state IN ('failed', 'drift')) AS errors
+    INTO told FROM done x;
+    PERFORM redoubt.events_add(told.applied, 'policy_applied', NULL, told.hashes);
+    PERFORM redoubt.events_add(told.failed, 'policy_failed', told.severities, told.errors);
     RETURN;
 END $$;
 

@@ -129,19 +129,38 @@ CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.q
 
 -- --- what the server itself writes ------------------------------------------------------------
 
+-- Events of the server, one for each of these devices, in their order.  Lists that are shorter,
+-- or NULL, are filled: severity info, no data.
+CREATE FUNCTION redoubt.events_add(devices uuid[], kind text, severities text[] DEFAULT NULL,
+                                   data jsonb[] DEFAULT NULL)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    wrong text;
+BEGIN
+    PERFORM redoubt.check_epoch();
+    IF coalesce(cardinality(devices), 0) = 0 THEN
+        RETURN;
+    END IF;
+    SELECT s.s INTO wrong FROM unnest(severities) AS s (s)
+    WHERE s.s NOT IN ('critical', 'error', 'warning', 'info') LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'no such severity: %', wrong;
+    END IF;
+    INSERT INTO redoubt.event (at, device_id, kind, severity, data, epoch)
+    SELECT clock_timestamp(), e.device, events_add.kind, coalesce(e.severity, 'info'),
+           coalesce(e.data, '{}'), current_setting('redoubt.epoch')::bigint
+    FROM unnest(devices, severities, events_add.data) WITH ORDINALITY
+         AS e (device, severity, data, o)
+    ORDER BY e.o;
+    PERFORM pg_notify('redoubt', '{"t":"events"}');
+END $$;
+
 -- An event of the server.  device NULL: it concerns no single one.
 CREATE FUNCTION redoubt.event_add(device uuid, kind text, severity text,
                                   data jsonb DEFAULT '{}')
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM redoubt.check_epoch();
-    IF severity NOT IN ('critical', 'error', 'warning', 'info') THEN
-        RAISE EXCEPTION 'no such severity: %', severity;
-    END IF;
-    INSERT INTO redoubt.event (at, device_id, kind, severity, data, epoch)
-    VALUES (clock_timestamp(), device, event_add.kind, event_add.severity,
-            coalesce(event_add.data, '{}'), current_setting('redoubt.epoch')::bigint);
-    PERFORM pg_notify('redoubt', '{"t":"events"}');
+    PERFORM redoubt.events_add(ARRAY[device], kind, ARRAY[severity], ARRAY[data]);
 END $$;
 
 -- An act of an administrator.  before NULL: it was made; after NULL: it was removed.
@@ -301,10 +320,10 @@ BEGIN
               FROM batch b GROUP BY 1, 2) b
         WHERE c.device_id = b.device AND c.stream = b.stream AND c.through < b.through
     )
-    SELECT (SELECT jsonb_agg(jsonb_build_array(b.n, jsonb_build_object(
+    SELECT (SELECT jsonb_object_agg(b.n, jsonb_build_object(
                        'stream', b.stream, 'through', greatest(b.known, b.first + b.count - 1))
                    || CASE WHEN r.refused IS NULL THEN '{}'
-                           ELSE jsonb_build_object('refused', r.refused) END))
+                           ELSE jsonb_build_object('refused', r.refused) END)
             FROM batch b
             LEFT JOIN (SELECT w.n, jsonb_agg(jsonb_build_object('seq', w.seq, 'why', w.why)
                                              ORDER BY w.seq) AS refused
@@ -324,10 +343,9 @@ BEGIN
         PERFORM pg_notify('redoubt', '{"t":"events"}');
     END IF;
     RETURN QUERY
-    SELECT i.n, jsonb_build_object('events', coalesce(a.a -> 1,
+    SELECT i.n, jsonb_build_object('events', coalesce(answers -> i.n::text,
                '{"error": "the batch is wrong, or the device is not known"}'))
     FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
-    LEFT JOIN jsonb_array_elements(answers) AS a (a) ON (a.a ->> 0)::bigint = i.n
     WHERE i.item ? 'events';
 END $$;
 

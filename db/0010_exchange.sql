@@ -7,11 +7,11 @@
 
 -- The devices of a batch, in one order for everybody: two batches never lock crosswise.
 CREATE FUNCTION redoubt.exchange_lock(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    ids uuid[] := ARRAY(SELECT DISTINCT (i.item ->> 'device')::uuid
+                        FROM jsonb_array_elements(items) AS i (item));
 BEGIN
-    PERFORM FROM redoubt.device d
-    WHERE d.id IN (SELECT (i.item ->> 'device')::uuid
-                   FROM jsonb_array_elements(items) AS i (item))
-    ORDER BY d.id FOR NO KEY UPDATE;
+    PERFORM FROM redoubt.device d WHERE d.id = ANY (ids) ORDER BY d.id FOR NO KEY UPDATE;
 END $$;
 
 -- name, description, health, seen: of several items of a device the last word counts.
@@ -78,15 +78,15 @@ CREATE FUNCTION redoubt.exchange_hello(items jsonb) RETURNS TABLE (n bigint, ans
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
+    ids     uuid[] := ARRAY(SELECT DISTINCT (i.item ->> 'device')::uuid
+                            FROM jsonb_array_elements(items) AS i (item)
+                            WHERE i.item #>> '{hello,transport}' = 'ws');
     before  jsonb;
     answers jsonb;
     old     record;
 BEGIN
     SELECT jsonb_object_agg(d.id, d.connected_at) INTO before FROM redoubt.device d
-    WHERE d.connected_epoch = current_setting('redoubt.epoch')::bigint
-      AND d.id IN (SELECT (i.item ->> 'device')::uuid
-                   FROM jsonb_array_elements(items) AS i (item)
-                   WHERE i.item #>> '{hello,transport}' = 'ws');
+    WHERE d.connected_epoch = current_setting('redoubt.epoch')::bigint AND d.id = ANY (ids);
 
     SELECT coalesce(jsonb_agg(jsonb_build_array(h.n, h.answer -> 'hello')), '[]') INTO answers
     FROM redoubt.x_hello(items) h;
@@ -115,14 +115,20 @@ END $$;
 --   policy, events, progress, running            what the device does
 -- Only items with an answer are answered; n counts from 1.  What a device says that is not
 -- admitted (revoked, pending, a clone) is not stored.
+--
+-- PL/pgSQL keeps its plans, and those made while the tables were small would read them whole
+-- for each item: a worker that had begun with a few devices would crawl when thousands came.
+-- So everything is looked up by index.  (Hence, too, no joins of two lists from JSON in here.)
 CREATE FUNCTION redoubt.device_exchange(items jsonb)
-RETURNS TABLE (n bigint, answer jsonb) LANGUAGE plpgsql AS $$
+RETURNS TABLE (n bigint, answer jsonb) LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-    has   text[];
-    parts jsonb := '[]';
-    more  jsonb;
-    judge uuid[];
+    has     text[];
+    parts   jsonb := '[]';
+    more    jsonb;
+    refused jsonb;
+    judge   uuid[];
 BEGIN
     PERFORM redoubt.check_epoch();
     SELECT coalesce(array_agg(DISTINCT k.k), '{}') INTO has
@@ -130,13 +136,15 @@ BEGIN
 
     PERFORM redoubt.exchange_lock(items);
     IF has && ARRAY['hello', 'refresh'] THEN
-        SELECT coalesce(jsonb_agg(jsonb_build_array(h.n, h.answer)), '[]') INTO parts
-        FROM redoubt.exchange_hello(items) h;
-        SELECT jsonb_agg(CASE WHEN p.p #>> '{1,hello,state}' <> 'ok'
+        SELECT coalesce(jsonb_agg(jsonb_build_array(h.n, h.answer)), '[]'),
+               jsonb_object_agg(h.n, true) FILTER (WHERE h.answer #>> '{hello,state}' <> 'ok')
+        INTO parts, refused FROM redoubt.exchange_hello(items) h;
+    END IF;
+    IF refused IS NOT NULL THEN
+        SELECT jsonb_agg(CASE WHEN refused ? i.n::text
                               THEN jsonb_build_object('device', i.item -> 'device')
                               ELSE i.item END ORDER BY i.n) INTO items
-        FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
-        LEFT JOIN jsonb_array_elements(parts) AS p (p) ON (p.p ->> 0)::bigint = i.n;
+        FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n);
     END IF;
     PERFORM redoubt.exchange_state(items);
     IF 'reports' = ANY (has) THEN
