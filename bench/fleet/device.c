@@ -16,6 +16,7 @@ enum {
     HELLO_US = 20000000,
     RETRY_MIN_MS = 1000,
     RETRY_MAX_MS = 10000,
+    RETRY_LEAST_US = 100000,
     CAPABILITIES = 0x1 | 0x2 | 0x1000 | 0x2000
 };
 
@@ -316,11 +317,31 @@ static bool is_ack(struct str custom)
     return ours && ack;
 }
 
+/* How long an error_response asks to wait, in microseconds. */
+static uint64_t patience_us(struct str error)
+{
+    uint64_t ns = 0;
+    struct pb r, info;
+    struct pb_field f;
+
+    pb_init(&r, error);
+    while (pb_next(&r, &f)) {
+        if (f.number != 3)
+            continue;
+        pb_init(&info, pb_bytes(&r, &f));
+        while (pb_next(&info, &f))
+            if (f.number == 1)
+                ns = pb_varint(&info, &f);
+    }
+    return ns / 1000 < RETRY_LEAST_US ? RETRY_LEAST_US : ns / 1000;
+}
+
 static bool answer(struct device *d, struct str bytes)
 {
     struct fleet *f = d->fleet;
     struct str config = { NULL, 0 };
     bool error = false, ack = false;
+    uint64_t wait_us = 0;
     struct pb r;
     struct pb_field field;
 
@@ -328,9 +349,10 @@ static bool answer(struct device *d, struct str bytes)
         return false;
     pb_init(&r, (struct str){ bytes.p + 1, bytes.n - 1 });
     while (pb_next(&r, &field)) {
-        if (field.number == 2)
+        if (field.number == 2) {
             error = true;
-        else if (field.number == 3)
+            wait_us = patience_us(pb_bytes(&r, &field));
+        } else if (field.number == 3)
             config = pb_bytes(&r, &field);
         else if (field.number == 11)
             ack |= is_ack(pb_bytes(&r, &field));
@@ -340,7 +362,7 @@ static bool answer(struct device *d, struct str bytes)
         f->counts.unavailable++;
         d->held = true; /* what it had to say is said again a little later */
         d->outstanding = 0;
-        d->due_us = now_us() + 500000 + (uint64_t)random_below(1000) * 1000;
+        d->due_us = now_us() + wait_us + random_below((uint32_t)(wait_us / 2));
         return true;
     }
     if (!d->greeted || d->held)

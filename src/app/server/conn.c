@@ -43,6 +43,9 @@ void conn_close(struct conn *c, const char *why)
     c->state = CONN_CLOSED;
     push_gone(c);
     device_gone(c);
+    if (c->held)
+        TAILQ_REMOVE(&s->held, c, hold);
+    c->held = false;
     if (c->listed)
         LIST_REMOVE(c, device);
     c->listed = false;
@@ -229,6 +232,16 @@ static void ws_message(struct conn *c, struct str data)
             c, (struct str){ data.p + OPAMP_HEADER_BYTES, data.n - OPAMP_HEADER_BYTES });
 }
 
+/* Not read until the DBMS has caught up.  It is not the device that is slow. */
+static void conn_hold(struct conn *c)
+{
+    c->paused = true;
+    if (c->held)
+        return;
+    c->held = true;
+    TAILQ_INSERT_TAIL(&c->server->held, c, hold);
+}
+
 /* Handles whole frames until the bytes are used up or the connection pauses. */
 static void frames(struct conn *c)
 {
@@ -252,6 +265,8 @@ static void frames(struct conn *c)
             return;
         }
         c->paused = c->requests >= CONN_REQUESTS_MAX || c->trust == CONN_ASKED;
+        if (!c->paused && c->state == CONN_WS && store_busy(c->server->store))
+            conn_hold(c);
     }
 }
 
@@ -387,6 +402,16 @@ static void readable(struct conn *c)
         watch(c, false);
 }
 
+static void may_read(struct conn *c)
+{
+    if (c->state == CONN_WS && store_busy(c->server->store)) {
+        conn_hold(c);
+        watch(c, false);
+    } else {
+        readable(c);
+    }
+}
+
 static void handshake(struct conn *c)
 {
     struct err_info info = { 0 };
@@ -448,13 +473,13 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *arg)
     if ((revents & (EPOLLHUP | EPOLLERR)) && (c->paused || c->state == CONN_GOODBYE))
         conn_close(c, "closed by the device");
     else if (c->state < CONN_GOODBYE && !c->paused)
-        readable(c);
+        may_read(c);
     return 0;
 }
 
 void conn_resume(struct conn *c)
 {
-    if (!c->paused || c->state > CONN_WS || c->trust == CONN_ASKED ||
+    if (!c->paused || c->held || c->state > CONN_WS || c->trust == CONN_ASKED ||
         c->requests > CONN_REQUESTS_MAX / 2)
         return;
     c->paused = false;
@@ -464,7 +489,20 @@ void conn_resume(struct conn *c)
         frames(c);
     ws_settle(c);
     if (c->state <= CONN_WS && !c->paused)
-        readable(c);
+        may_read(c);
+}
+
+void conn_release(struct server *s)
+{
+    struct conn *c;
+
+    while (!store_busy(s->store) && (c = TAILQ_FIRST(&s->held))) {
+        TAILQ_REMOVE(&s->held, c, hold);
+        c->held = false;
+        if (c->state == CONN_WS)
+            conn_deadline(c, c->in ? CONN_PARTIAL_MS : push_idle_ms(c));
+        conn_resume(c);
+    }
 }
 
 void conn_sweep(struct server *s)
@@ -473,7 +511,7 @@ void conn_sweep(struct server *s)
 
     for (c = LIST_FIRST(&s->conns); c; c = next) {
         next = LIST_NEXT(c, all);
-        if (s->now_ms < c->deadline_ms)
+        if (s->now_ms < c->deadline_ms || (c->held && c->state == CONN_WS))
             continue;
         if (c->state == CONN_WS && !c->broken) {
             c->broken = true;

@@ -51,12 +51,14 @@ struct conn {
     LIST_ENTRY(conn) all;    /* of server.conns, then server.dead */
     LIST_ENTRY(conn) device; /* of a bucket, once it has spoken HTTP with an identity */
     TAILQ_ENTRY(conn) turn;  /* of server.todo, while there is something to do */
+    TAILQ_ENTRY(conn) hold;  /* of server.held, while held */
     struct server *server;
     sd_event_source *io; /* owns the descriptor */
     struct tls *tls;
     enum conn_state state;
     enum conn_trust trust;
-    bool listed, paused, broken, has_identity, waiting; /* waiting: in server.todo */
+    bool listed, paused, broken, has_identity, held;
+    bool waiting;               /* in server.todo */
     bool answering, keep, gzip; /* HTTP: a request is on its way, and how to answer it */
     uint8_t todo;
     uint64_t deadline_ms;
@@ -89,6 +91,7 @@ struct conn {
     /* How much it says. */
     uint32_t tokens, flooded;
     uint64_t tokens_ms, flood_told_ms, seen_ms;
+    uint64_t retry_ms; /* when it may come again after it was sent away */
 };
 
 /* Takes over the descriptor, also on failure. */
@@ -100,6 +103,8 @@ void conn_goodbye(struct conn *c, enum ws_close_code code, const char *why);
 void conn_send(struct conn *c, const uint8_t *bytes, size_t n);
 /* A request of the connection has ended: it may read again. */
 void conn_resume(struct conn *c);
+/* Reads again what was held, if the DBMS has caught up; between two turns of the loop. */
+void conn_release(struct server *s);
 /* Frees what was closed; call it between two turns of the loop. */
 void conn_bury(struct server *s);
 /* Closes what is past its deadline. */

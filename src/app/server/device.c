@@ -101,6 +101,26 @@ static bool flood_allows(struct conn *c, size_t bytes)
     return false;
 }
 
+/*
+ * When a device that could not be served is to come again: one after the other, not all at
+ * once, however many there are.
+ */
+static void send_away(struct conn *c, const struct uuid *uid, const char *why,
+                      uint32_t soonest_ms)
+{
+    struct server *s = c->server;
+
+    if (c->retry_ms < s->now_ms + soonest_ms) {
+        if (s->retry_ms < s->now_ms + soonest_ms)
+            s->retry_ms = s->now_ms + soonest_ms;
+        c->retry_ms = s->retry_ms;
+        if (s->retry_ms < s->now_ms + RETRY_MAX_MS)
+            s->retry_ms += 1000 / RETRY_PER_S;
+    }
+    answer_error(c, uid, OPAMP_ERR_UNAVAILABLE, why, (uint32_t)(c->retry_ms - s->now_ms),
+                 false);
+}
+
 /* --- requests --------------------------------------------------------------------------- */
 
 static struct request *request_new(struct conn *c)
@@ -377,8 +397,7 @@ void device_done(void *server, uint64_t ticket, const struct store_done *done)
         else if (done->outcome == STORE_REFUSED)
             refused(r, done->why);
         else
-            answer_error(c, &r->uid, OPAMP_ERR_UNAVAILABLE, done->why, RETRY_SOON_MS,
-                         false);
+            send_away(c, &r->uid, done->why, RETRY_SOON_MS);
     }
     request_free(r);
     if (c)
@@ -479,9 +498,10 @@ static void submit(struct conn *c, struct request *r)
         return;
     }
     request_free(r);
-    answer_error(c, &message.uid, OPAMP_ERR_UNAVAILABLE,
-                 e == ERR_STATE ? "the database is away" : "too many reports wait",
-                 e == ERR_STATE ? RETRY_SOON_MS : RETRY_BUSY_MS, false);
+    if (e == ERR_STATE)
+        send_away(c, &message.uid, "the database is away", RETRY_SOON_MS);
+    else
+        send_away(c, &message.uid, "too many reports wait", RETRY_BUSY_MS);
 }
 
 /* May the message come under this uid?  False: answered. */
@@ -516,8 +536,7 @@ void device_message(struct conn *c, struct str bytes)
     if (!uid_fits(c, &message))
         return;
     if (!(r = request_new(c))) {
-        answer_error(c, &message.uid, OPAMP_ERR_UNAVAILABLE, "out of memory",
-                     RETRY_BUSY_MS, false);
+        send_away(c, &message.uid, "out of memory", RETRY_BUSY_MS);
         return;
     }
     r->uid = message.uid;
@@ -528,7 +547,7 @@ void device_message(struct conn *c, struct str bytes)
 
 bool device_refresh(struct conn *c)
 {
-    struct request *r = request_new(c);
+    struct request *r = store_busy(c->server->store) ? NULL : request_new(c);
     char text[320];
     struct text t;
 

@@ -95,7 +95,8 @@ void listener_pace(struct server *s)
     if (!s->listener)
         return;
     tokens_refill(s);
-    bool open = s->accept_tokens > 0 && s->handshakes < HANDSHAKES_MAX;
+    bool open =
+        s->accept_tokens > 0 && s->handshakes < HANDSHAKES_MAX && !store_busy(s->store);
 
     (void)sd_event_source_set_enabled(s->listener, open ? SD_EVENT_ON : SD_EVENT_OFF);
     if (open || s->handshakes >= HANDSHAKES_MAX)

@@ -294,6 +294,7 @@ static int run(struct server *s)
             n = sd_event_dispatch(s->event);
         if (n < 0)
             return 1;
+        conn_release(s);
         conn_bury(s);
     }
     return sd_event_get_exit_code(s->event, &code) < 0 ? 1 : code;

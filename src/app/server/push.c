@@ -50,7 +50,9 @@ static void notes_send(struct server *s)
 {
     struct note *n;
 
-    for (int i = 0; i < NOTES_AT_ONCE && (n = STAILQ_FIRST(&s->notes)); i++) {
+    for (int i = 0;
+         i < NOTES_AT_ONCE && !store_busy(s->store) && (n = STAILQ_FIRST(&s->notes));
+         i++) {
         char id[UUID_TEXT], item[160];
         struct text t;
 
@@ -172,6 +174,7 @@ enum err push_start(struct server *s, struct err_info *info)
     sd_event_source *notes = NULL;
 
     TAILQ_INIT(&s->todo);
+    TAILQ_INIT(&s->held);
     STAILQ_INIT(&s->notes);
     s->was_down = true;
     s->policies = policies_new();

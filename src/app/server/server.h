@@ -7,6 +7,8 @@
  * Shape     One event loop.  A connection (conn.h) has at most CONN_REQUESTS_MAX requests
  *           on their way; a request is one AgentToServer that waits for its commit.
  *           What is to be told to many devices at once is told at a pace (push.c).
+ *           While the DBMS has more to do than it takes at once, nothing new is accepted
+ *           and connections are not read (conn_hold): devices wait in the network.
  * Safety    No byte goes to a device unless this node holds the lease with the epoch of
  *           its role at that moment (server_may_answer).
  * Threads   loop thread only
@@ -46,6 +48,10 @@ enum {
     FLOOD_BURST = 1000,
     FLOOD_PER_S = 50,
     FLOOD_CLOSE = 4000, /* told so often that it is too much, it is closed */
+
+    /* Devices that could not be served come again so many a second, a worker. */
+    RETRY_PER_S = 500,
+    RETRY_MAX_MS = 60000,
 
     FULL_PER_S = 200, /* devices that are asked for their full state */
     PUSH_PER_S = 400, /* devices that are told something unasked */
@@ -87,7 +93,8 @@ struct server {
     uint32_t accept_tokens;
     uint64_t accept_ms;
     struct conn_list conns, dead; /* dead: freed after this turn of the loop */
-    struct conn_queue todo;
+    struct conn_queue todo, held; /* held: not read until the DBMS has caught up */
+    uint64_t retry_ms;            /* when the next device that is sent away may come */
     struct request_list requests;
     struct note_list notes;
     uint32_t note_count;

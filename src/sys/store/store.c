@@ -8,10 +8,27 @@
 #include "sys/store/batch.h"
 
 /*
- * Connecting and answering must be over in this time, or the session is dropped: a DBMS
- * computer that lost its power answers nothing, and TCP alone would wait for minutes.
+ * Connecting and answering must be over in this time, or the session is dropped.  A DBMS
+ * computer that lost its power is noticed by TCP (session_options); one that is only slow
+ * gets more time for a batch: given up, the batch would go on there, and come again.
  */
-enum { CONNECT_MS = 3000, ANSWER_MS = 4000, BACKOFF_MS = 100, BACKOFF_MAX_MS = 2000 };
+enum {
+    CONNECT_MS = 3000,
+    ANSWER_MS = 4000,
+    BATCH_MS = 10000,
+    BACKOFF_MS = 100,
+    BACKOFF_MAX_MS = 2000
+};
+
+/* The DBMS works on one batch at a time: only one that is worth it goes ahead of answers. */
+enum { BATCH_WORTH = 64, BUSY_BATCHES = 2 };
+
+/* What the operator writes in conninfo wins: it is expanded after these. */
+static const char *const session_options[][2] = {
+    { "tcp_user_timeout", "3000" }, { "keepalives", "1" },
+    { "keepalives_idle", "2" },     { "keepalives_interval", "1" },
+    { "keepalives_count", "2" },
+};
 
 /* The fence comes along: after a new session we know at once whether we are stale. */
 static const char announce_sql[] =
@@ -211,6 +228,14 @@ static void session_lost(struct store *s, const char *why)
     }
 }
 
+/* The time of the oldest operation begins. */
+static void op_clock(struct store *s)
+{
+    enum op_kind kind = s->op[s->op_first].kind;
+
+    timer_set(s, kind == OP_BATCH || kind == OP_READ ? BATCH_MS : ANSWER_MS);
+}
+
 static struct op *op_push(struct store *s, enum op_kind kind, struct batch *b)
 {
     CHECK(s->op_count < STORE_IN_FLIGHT_MAX);
@@ -218,7 +243,7 @@ static struct op *op_push(struct store *s, enum op_kind kind, struct batch *b)
 
     *o = (struct op){ .kind = kind, .batch = b };
     if (s->op_count == 1)
-        timer_set(s, ANSWER_MS);
+        op_clock(s);
     return o;
 }
 
@@ -286,6 +311,13 @@ static void announce(struct store *s)
     (void)op_send(s, OP_ANNOUNCE, NULL, who);
 }
 
+/* What waits fills up while the DBMS works: fewer batches, and less work in all. */
+static bool batch_due(const struct store *s)
+{
+    return s->waiting.first && (s->op_count == 0 || s->waiting.count > 1 ||
+                                s->waiting.first->count >= BATCH_WORTH);
+}
+
 /* One read, then batches while there is room: neither starves the other. */
 static void send_waiting(struct store *s)
 {
@@ -300,7 +332,7 @@ static void send_waiting(struct store *s)
             return;
     }
     while (store_state(s) == STORE_READY && s->op_count < STORE_IN_FLIGHT_MAX &&
-           (b = batch_pop(&s->waiting))) {
+           batch_due(s) && (b = batch_pop(&s->waiting))) {
         s->counts.batches++;
         if (!op_send(s, OP_BATCH, b, batch_text(b)))
             return;
@@ -389,7 +421,7 @@ static bool op_end(struct store *s)
     s->op_first = (s->op_first + 1) % STORE_IN_FLIGHT_MAX;
     s->op_count--;
     if (s->op_count > 0)
-        timer_set(s, ANSWER_MS);
+        op_clock(s);
     else
         timer_off(s);
     if (o.kind == OP_BATCH)
@@ -531,9 +563,24 @@ static void notice(void *arg, const PGresult *r)
     (void)arg, (void)r; /* notices are for people at psql */
 }
 
+static PGconn *session_start(const struct store *s)
+{
+    const char *keys[LEN(session_options) + 2] = { 0 };
+    const char *values[LEN(session_options) + 2] = { 0 };
+    size_t n = 0;
+
+    for (; n < LEN(session_options); n++) {
+        keys[n] = session_options[n][0];
+        values[n] = session_options[n][1];
+    }
+    keys[n] = "dbname"; /* a whole conninfo */
+    values[n] = s->conninfo;
+    return PQconnectStartParams(keys, values, 1);
+}
+
 static void connect_start(struct store *s)
 {
-    s->pg = PQconnectStart(s->conninfo);
+    s->pg = session_start(s);
     if (!s->pg || PQstatus(s->pg) == CONNECTION_BAD) {
         session_lost(s, s->pg ? PQerrorMessage(s->pg) : "out of memory");
         return;
@@ -649,6 +696,11 @@ enum err store_add(struct store *s, uint64_t ticket, struct str item)
     if (sd_event_source_set_enabled(s->sender, SD_EVENT_ONESHOT) < 0)
         send_waiting(s);
     return ERR_OK;
+}
+
+bool store_busy(const struct store *s)
+{
+    return s->waiting.count >= BUSY_BATCHES;
 }
 
 enum err store_read(struct store *s, enum store_query query, const char *value)

@@ -101,6 +101,9 @@ void store_standby(struct store *s);
 /* ERR_STATE: not ready (the item is not taken).  ERR_LIMIT: too much waits. */
 MUST_USE enum err store_add(struct store *s, uint64_t ticket, struct str item);
 
+/* More waits than the DBMS takes at once: whoever can wait should not add to it. */
+bool store_busy(const struct store *s);
+
 /* ERR_STATE: no session.  ERR_LIMIT: too many wait, or the value is too long. */
 MUST_USE enum err store_read(struct store *s, enum store_query query, const char *value);
 
