@@ -1,4 +1,5 @@
 """redoubt-server against a real PostgreSQL, over real TLS."""
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -10,7 +11,10 @@ import uuid
 import pytest
 
 from device_world import (Certificates, Daemon, Device, Postgres, Refused, attribute,
-                          eventually, field, report)
+                          eventually, field, parse, report)
+
+MANY = 32       # messages that a device may have on their way
+CUSTOMS = field(12, field(1, "com.redoubt.events/v1"))
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -213,7 +217,7 @@ def test_while_the_database_is_away_devices_keep_their_reports(active, database,
 
 
 def test_a_database_that_hangs_does_not_stop_the_loop(active, database, certificates):
-    device = connect(active, certificates)
+    device = connect(active, certificates, timeout=30)
     device.describe()
     pids = database.pids()
     for pid in pids:
@@ -227,6 +231,103 @@ def test_a_database_that_hangs_does_not_stop_the_loop(active, database, certific
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):  # one that was just ending
                 os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module", name="crowd")
+def _crowd(certificates):
+    """Devices that say more than the server holds in its memory for the database."""
+    names = [f"crowd{i}" for i in range(12)]
+    certificates.ids.update({name: certificates.device(name) for name in names})
+    return names
+
+
+@contextlib.contextmanager
+def events_locked(database):
+    """Nobody can store an event."""
+    with contextlib.closing(database.connect("postgres")) as link:
+        link.autocommit = False
+        link.cursor().execute("LOCK TABLE redoubt.event IN ACCESS EXCLUSIVE MODE")
+        yield  # closing ends the transaction
+
+
+def batch(stream, first, filling):
+    return field(13, field(1, "com.redoubt.events/v1") + field(2, "batch") + field(
+        3, json.dumps({"stream": stream, "first": first, "events": [
+            {"at": 1, "kind": "threat_found", "severity": "info", "data": {"x": "x" * filling}}
+            for _ in range(2)]})))
+
+
+def raw_frame(device, payload):
+    """As Device.send makes it, with a mask of zeros: many of them are made."""
+    device.sequence += 1
+    message = b"\0" + field(1, device.uid) + field(2, device.sequence) + field(4, 1) + payload
+    return bytes([0x82, 0xfe]) + len(message).to_bytes(2, "big") + bytes(4) + message
+
+
+def acknowledged(device, stream):
+    """How far the stream is stored, when it was told of all of it; an error raises."""
+    through = 0
+    while through < 2 * MANY:
+        answer = device.receive()
+        assert 2 not in answer, parse(answer[2][0])
+        for message in answer.get(11, []):
+            ack = parse(message)
+            if ack[2] == [b"ack"]:
+                told = json.loads(ack[3][0])
+                through = told["through"] if told["stream"] == stream else through
+    return through
+
+
+def test_what_the_database_cannot_take_waits_in_the_network(active, database, certificates,
+                                                           crowd):
+    devices = {name: connect(active, certificates, name, timeout=60) for name in crowd}
+    streams = {name: new_id() for name in crowd}
+    work = {}
+    for name, device in devices.items():
+        device.send(CUSTOMS)
+        device.receive()
+        work[name] = b"".join(raw_frame(device, batch(streams[name], 2 * n + 1, 22000))
+                              for n in range(MANY))
+
+    def held_back():
+        try:
+            connect(active, certificates, timeout=0.5).close()
+        except Refused:
+            return True
+        return False
+
+    with concurrent.futures.ThreadPoolExecutor(len(crowd)) as pool:
+        with events_locked(database):
+            sent = [pool.submit(devices[name].socket.sendall, work[name]) for name in crowd]
+            eventually("nothing new is accepted", held_back)
+        for one in sent:
+            one.result()
+        told = [pool.submit(acknowledged, devices[name], streams[name]) for name in crowd]
+        assert [one.result() for one in told] == [2 * MANY] * len(crowd)
+    assert "unavailable=0 " in active.status()
+    eventually("new ones are accepted", lambda: not held_back())
+    (stored, different), = database.query(
+        "SELECT count(*), count(DISTINCT (stream, seq)) FROM redoubt.event "
+        "WHERE stream = ANY (%s::uuid[])", list(streams.values()))
+    assert stored == different == 2 * MANY * len(crowd)
+
+
+def test_those_that_are_sent_away_come_back_one_by_one(active, database, certificates, crowd):
+    devices = [connect(active, certificates, name, timeout=60) for name in crowd]
+    for device in devices:
+        device.send(CUSTOMS)
+        device.receive()
+    try:
+        with events_locked(database):
+            for device in devices:
+                device.send(batch(new_id(), 1, 10))
+                device.frame(b"taken?", 0x89)
+                assert device.read_frame() == (10, b"taken?")
+            database.stop()
+        waits = sorted(device.error()[2] // 1000000 for device in devices)
+    finally:
+        database.start()
+    assert waits == [500 + 2 * n for n in range(len(crowd))], "ms"
 
 
 def test_a_gap_in_the_sequence_asks_for_the_full_state(active, certificates):

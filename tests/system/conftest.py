@@ -36,10 +36,20 @@ class Scene:
 
     def __init__(self, lab, checker):
         self.lab, self.checker = lab, checker
-        self.active = lab.active()
+        self.active, self.epoch = lab.wait_for(self.whole, READY_S, "one node is active")
         self.passive = lab.other(self.active)
-        self.epoch = lab.status(self.active)["epoch"]
         self.undo = []
+
+    def whole(self):
+        """The active node and its epoch, as both nodes see them; None if none is active now.
+
+        On a machine that is loaded a cluster that was ready may be on its way again."""
+        with contextlib.suppress(LabError):
+            active = self.lab.active()
+            told = self.lab.status(active) if active else {}
+            if active and told["active"] == active and self.lab.is_ready():
+                return active, told["epoch"]
+        return None
 
     def host(self, name):
         return self.lab.host(name)
