@@ -1,0 +1,285 @@
+#include "sys/helper/helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { CALM_MS = 60000 }; /* who lived so long begins anew with the shortest pause */
+
+struct helper {
+    struct helper_options o;
+    struct helper_callbacks cb;
+    sd_event *loop;
+    pid_t pid; /* 0: none */
+    int socket;
+    uint32_t backoff_ms, restarts;
+    uint64_t started_us;
+    sd_event_source *io, *death, *restart, *silence;
+    char packet[HELPER_PACKET];
+};
+
+static uint64_t now_us(const struct helper *h)
+{
+    uint64_t us = 0;
+
+    (void)sd_event_now(h->loop, CLOCK_BOOTTIME, &us);
+    return us;
+}
+
+/* ---- the process ---- */
+
+static int prepare(posix_spawn_file_actions_t *fa, int socket, int shared)
+{
+    int rc = posix_spawn_file_actions_addopen(fa, 0, "/dev/null", O_RDONLY, 0);
+
+    if (rc == 0)
+        rc = posix_spawn_file_actions_addopen(fa, 1, "/dev/null", O_WRONLY, 0);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_adddup2(fa, socket, HELPER_FD_SOCKET);
+    if (rc == 0)
+        rc = shared >= 0 ? posix_spawn_file_actions_adddup2(fa, shared, HELPER_FD_SHARED)
+                         : posix_spawn_file_actions_addopen(fa, HELPER_FD_SHARED,
+                                                            "/dev/null", O_RDONLY, 0);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_addclosefrom_np(fa, HELPER_FD_SHARED + 1);
+    return rc;
+}
+
+static int spawn(struct helper *h, int socket, int shared)
+{
+    posix_spawn_file_actions_t fa;
+    posix_spawnattr_t attr;
+    sigset_t none, all;
+    int rc = posix_spawn_file_actions_init(&fa);
+
+    if (rc != 0)
+        return rc;
+    rc = posix_spawnattr_init(&attr);
+    if (rc == 0) {
+        (void)sigemptyset(&none);
+        (void)sigfillset(&all);
+        (void)posix_spawnattr_setsigmask(&attr, &none);
+        (void)posix_spawnattr_setsigdefault(&attr, &all);
+        /* A session of its own: a Ctrl-C at the daemon's terminal is not for it. */
+        (void)posix_spawnattr_setflags(
+            &attr,
+            (short)(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID));
+        rc = prepare(&fa, socket, shared);
+        if (rc == 0)
+            rc = posix_spawn(&h->pid, h->o.program, &fa, &attr,
+                             (char *const *)(uintptr_t)h->o.argv, environ);
+        (void)posix_spawnattr_destroy(&attr);
+    }
+    (void)posix_spawn_file_actions_destroy(&fa);
+    if (rc != 0)
+        h->pid = 0;
+    return rc;
+}
+
+/* dup2 onto the same number would keep close-on-exec: move fd out of the way. */
+static int high_copy(int fd)
+{
+    return fcntl(fd, F_DUPFD_CLOEXEC, HELPER_FD_SHARED + 1);
+}
+
+static int start_with(struct helper *h, int theirs)
+{
+    const bool shares = h->o.shared_fd >= 0;
+    int socket = high_copy(theirs), shared = shares ? high_copy(h->o.shared_fd) : -1;
+    int rc = socket < 0 || (shares && shared < 0) ? errno : spawn(h, socket, shared);
+
+    if (socket >= 0)
+        (void)close(socket);
+    if (shared >= 0)
+        (void)close(shared);
+    return rc;
+}
+
+/* ---- its life ---- */
+
+static void start(struct helper *h);
+
+static void again(struct helper *h, const char *why)
+{
+    if (h->started_us != 0 && now_us(h) - h->started_us >= CALM_MS * 1000ull)
+        h->backoff_ms = h->o.backoff_ms;
+    CHECK(sd_event_source_set_time_relative(h->restart,
+                                            (uint64_t)h->backoff_ms * 1000u) >= 0);
+    CHECK(sd_event_source_set_enabled(h->restart, SD_EVENT_ONESHOT) >= 0);
+    h->backoff_ms =
+        h->backoff_ms * 2 < h->o.backoff_max_ms ? h->backoff_ms * 2 : h->o.backoff_max_ms;
+    h->restarts++;
+    h->cb.ended(h->cb.arg, why);
+}
+
+static void hang_up(struct helper *h)
+{
+    h->io = sd_event_source_disable_unref(h->io);
+    if (h->socket >= 0)
+        (void)close(h->socket);
+    h->socket = -1;
+    (void)sd_event_source_set_enabled(h->silence, SD_EVENT_OFF);
+}
+
+static int on_death(sd_event_source *s, const siginfo_t *si, void *user)
+{
+    struct helper *h = user;
+    char why[80];
+
+    (void)s;
+    (void)snprintf(why, sizeof(why), "it ended with %s %d",
+                   si->si_code == CLD_EXITED ? "status" : "signal", si->si_status);
+    hang_up(h);
+    h->death = sd_event_source_disable_unref(h->death);
+    h->pid = 0;
+    again(h, why);
+    return 0;
+}
+
+static void quiet(struct helper *h)
+{
+    if (h->o.silence_ms == 0)
+        return;
+    (void)sd_event_source_set_time_relative(h->silence,
+                                            (uint64_t)h->o.silence_ms * 1000u);
+    (void)sd_event_source_set_enabled(h->silence, SD_EVENT_ONESHOT);
+}
+
+static int on_packet(sd_event_source *s, int fd, uint32_t events, void *user)
+{
+    struct helper *h = user;
+    struct iovec iov = { h->packet, sizeof(h->packet) };
+    struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+    ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT);
+
+    (void)s;
+    (void)events;
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return 0;
+    if (n <= 0) { /* it hung up: of no use any more, on_death() comes */
+        hang_up(h);
+        (void)kill(h->pid, SIGKILL);
+        return 0;
+    }
+    quiet(h);
+    if (!(m.msg_flags & MSG_TRUNC))
+        h->cb.said(h->cb.arg, (struct str){ h->packet, (size_t)n });
+    return 0;
+}
+
+static int on_silence(sd_event_source *s, uint64_t when, void *user)
+{
+    struct helper *h = user;
+
+    (void)s;
+    (void)when;
+    if (h->pid > 0) /* not reaped yet, so the pid is still its own */
+        (void)kill(h->pid, SIGKILL);
+    return 0;
+}
+
+static int on_restart(sd_event_source *s, uint64_t when, void *user)
+{
+    (void)s;
+    (void)when;
+    start(user);
+    return 0;
+}
+
+static void start(struct helper *h)
+{
+    int pair[2], rc;
+    char why[120];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        again(h, "it could not be started: socketpair");
+        return;
+    }
+    rc = start_with(h, pair[1]);
+    (void)close(pair[1]);
+    if (rc != 0) {
+        (void)close(pair[0]);
+        (void)snprintf(why, sizeof(why), "it could not be started: %s", strerror(rc));
+        again(h, why);
+        return;
+    }
+    h->socket = pair[0];
+    h->started_us = now_us(h);
+    CHECK(sd_event_add_child(h->loop, &h->death, h->pid, WEXITED, on_death, h) >= 0);
+    CHECK(sd_event_add_io(h->loop, &h->io, h->socket, EPOLLIN, on_packet, h) >= 0);
+    /* What it says is for people: everything that keeps the lease goes first. */
+    (void)sd_event_source_set_priority(h->io, SD_EVENT_PRIORITY_IDLE);
+    quiet(h);
+}
+
+enum err helper_new(struct helper **out, sd_event *loop, const struct helper_options *o,
+                    const struct helper_callbacks *cb, struct err_info *info)
+{
+    struct helper *h = calloc(1, sizeof(*h));
+
+    if (!h)
+        return err_set(info, ERR_MEMORY, 0, "no memory for a child process");
+    h->o = *o;
+    h->cb = *cb;
+    h->loop = sd_event_ref(loop);
+    h->socket = -1;
+    h->backoff_ms = o->backoff_ms;
+    int r = sd_event_add_time_relative(loop, &h->restart, CLOCK_BOOTTIME, 0, 1000,
+                                       on_restart, h);
+
+    if (r >= 0)
+        r = sd_event_add_time_relative(loop, &h->silence, CLOCK_BOOTTIME, UINT64_MAX / 4,
+                                       100000, on_silence, h);
+    if (r >= 0)
+        r = sd_event_source_set_enabled(h->silence, SD_EVENT_OFF);
+    if (r < 0) {
+        helper_free(h);
+        return err_set(info, ERR_IO, -r, "event loop");
+    }
+    *out = h;
+    return ERR_OK;
+}
+
+void helper_free(struct helper *h)
+{
+    if (!h)
+        return;
+    h->restart = sd_event_source_disable_unref(h->restart);
+    h->silence = sd_event_source_disable_unref(h->silence);
+    h->io = sd_event_source_disable_unref(h->io);
+    h->death = sd_event_source_disable_unref(h->death);
+    if (h->socket >= 0)
+        (void)close(h->socket);
+    if (h->pid > 0) {
+        (void)kill(h->pid, SIGKILL);
+        (void)waitpid(h->pid, NULL, WNOHANG); /* else init does, soon */
+    }
+    sd_event_unref(h->loop);
+    free(h);
+}
+
+enum err helper_say(struct helper *h, struct str packet)
+{
+    if (h->socket < 0)
+        return ERR_CLOSED;
+    const ssize_t n = send(h->socket, packet.p, packet.n, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+    return n == (ssize_t)packet.n ? ERR_OK : errno == EAGAIN ? ERR_LIMIT : ERR_CLOSED;
+}
+
+pid_t helper_pid(const struct helper *h)
+{
+    return h->pid;
+}
+
+uint32_t helper_restarts(const struct helper *h)
+{
+    return h->restarts;
+}
