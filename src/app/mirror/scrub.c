@@ -1,0 +1,178 @@
+/*
+ * scrub: every blob is read again now and then; what is damaged is healed from the good copy.
+ *
+ * A damaged blob of the disk is removed and fetched again (content.c).  One of the share is
+ * written anew by the active node only, from its own copy, which it verifies while it reads.
+ */
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "app/mirror/mirror.h"
+#include "sys/log/log.h"
+
+/* The time of the file `scrubbed` is the end of the last one. */
+static bool mark_path(const struct mirror *m, char out[MIRROR_PATH])
+{
+    return snprintf(out, MIRROR_PATH, "%s/scrubbed", m->conf.web.store) < MIRROR_PATH;
+}
+
+static uint64_t last_end_s(const struct mirror *m)
+{
+    char path[MIRROR_PATH];
+    struct stat st;
+
+    if (!mark_path(m, path) || stat(path, &st) < 0 || st.st_mtim.tv_sec < 0)
+        return 0;
+    return (uint64_t)st.st_mtim.tv_sec;
+}
+
+static void mark_end(struct mirror *m)
+{
+    char path[MIRROR_PATH];
+    const int fd = mark_path(m, path)
+                       ? open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640)
+                       : -1;
+
+    if (fd >= 0) {
+        (void)futimens(fd, NULL); /* or it is read again sooner */
+        (void)close(fd);
+    }
+    m->scrub.last_s = mirror_wall_s();
+}
+
+void scrub_start(struct mirror *m)
+{
+    if (!m->scrub.on)
+        log_event(LOG_LEVEL_INFO, "scrub", log_str("state", "begins"));
+    m->scrub.on = true;
+    m->scrub.next = 0;
+}
+
+static bool is_due(struct mirror *m)
+{
+    const uint64_t now = mirror_wall_s(), every = m->conf.web.scrub_hours * 3600ull;
+
+    if (m->scrub.last_s == 0)
+        m->scrub.last_s = last_end_s(m);
+    if (m->scrub.last_s == 0)
+        mark_end(m);           /* what is here was verified when it came */
+    if (m->scrub.last_s > now) /* the clock was set back */
+        m->scrub.last_s = now;
+    return now - m->scrub.last_s >= every;
+}
+
+/* ERR_STATE: something else comes first. */
+static enum err look_at_disk(struct mirror *m, const struct blob *b)
+{
+    const struct blob_watch watch = mirror_watch(m);
+    struct err_info why;
+    const enum err e = blob_local_verify(m->conf.web.store, b, &watch, &why);
+
+    if (e == ERR_CORRUPT) {
+        tell_damage(m, "disk", &b->id);
+        content_lost(m, b);
+    } else if (e == ERR_NOT_FOUND) {
+        content_lost(m, b);
+    }
+    return e;
+}
+
+static enum err heal_share(struct mirror *m, struct smb *s, const struct blob *b,
+                           bool damaged, struct err_info *why)
+{
+    const struct blob_watch watch = mirror_watch(m);
+    enum err e = ERR_OK;
+
+    if (!mirror_is_active(m, NULL))
+        return ERR_STALE;
+    /* The good copy first: a damaged one is better than none. */
+    e = blob_local_verify(m->conf.web.store, b, &watch, why);
+    if (e == ERR_OK && damaged)
+        e = blob_share_set_aside(s, &b->id, why);
+    if (e == ERR_OK)
+        e = blob_heal_share(s, m->conf.web.store, b, &watch, why);
+    return e;
+}
+
+static enum err look_at_share(struct mirror *m, const struct blob *b)
+{
+    const struct blob_watch watch = mirror_watch(m);
+    struct err_info why;
+    struct smb *s = share_get(m, &why);
+
+    if (!s)
+        return ERR_IO;
+    enum err e = blob_share_verify(s, b, &watch, &why);
+    const bool damaged = e == ERR_CORRUPT;
+
+    if (damaged || e == ERR_NOT_FOUND) {
+        tell_damage(m, "share", &b->id);
+        e = heal_share(m, s, b, damaged, &why);
+        if (e == ERR_OK) {
+            tell_healed(m, &b->id);
+            db_tell(m, "healed", &b->id);
+        }
+    } else if (e == ERR_OK) {
+        tell_healed(m, &b->id);
+    }
+    if (e != ERR_OK && e != ERR_STATE && e != ERR_STALE)
+        log_event(LOG_LEVEL_WARNING, "share_not_healed", log_str("blob", b->id.hex),
+                  log_str("why", why.what));
+    share_used(m, e, &why);
+    return e;
+}
+
+static const struct blob *find(const struct list *l, const struct blob_id *id)
+{
+    for (uint32_t i = 0; l && i < l->blob_count; i++)
+        if (strcmp(l->blobs[i].id.hex, id->hex) == 0)
+            return &l->blobs[i];
+    return NULL;
+}
+
+/* What the other node, or this one, could not fetch. */
+static void look_at_suspects(struct mirror *m)
+{
+    if (!mirror_is_active(m, NULL)) {
+        m->suspect_count = 0;
+        return;
+    }
+    while (m->suspect_count > 0) {
+        const struct blob *b = find(m->list, &m->suspects[m->suspect_count - 1]);
+
+        if (b && look_at_share(m, b) == ERR_STATE)
+            return; /* again in the next turn */
+        m->suspect_count--;
+    }
+}
+
+static void step(struct mirror *m)
+{
+    const struct list *l = m->list;
+
+    if (m->scrub.next >= l->blob_count) {
+        m->scrub.on = false;
+        mark_end(m);
+        log_event(LOG_LEVEL_INFO, "scrub", log_str("state", "done"),
+                  log_u64("files", l->blob_count));
+        return;
+    }
+    const struct blob *b = &l->blobs[m->scrub.next];
+
+    if (look_at_disk(m, b) == ERR_STATE ||
+        (mirror_is_active(m, NULL) && look_at_share(m, b) == ERR_STATE))
+        return;
+    m->scrub.next++;
+}
+
+void scrub_turn(struct mirror *m)
+{
+    look_at_suspects(m);
+    if (!m->list || !m->content.complete)
+        return;
+    if (!m->scrub.on && is_due(m))
+        scrub_start(m);
+    if (m->scrub.on && mirror_goes_on(m))
+        step(m);
+}

@@ -1,0 +1,104 @@
+/*
+ * tell: what redoubt-node, the log and people hear of this mirror.
+ */
+#include <jansson.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "app/mirror/mirror.h"
+#include "sys/log/log.h"
+
+enum { PACE_MS = 1000, SIGN_OF_LIFE_MS = 10000 };
+
+/* One packet: false: the daemon does not read just now, or is gone (see mirror_goes_on). */
+static bool say(const struct mirror *m, const char *text)
+{
+    const size_t n = strlen(text);
+
+    return m->daemon_fd >= 0 &&
+           send(m->daemon_fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)n;
+}
+
+static json_t *state_json(const struct mirror *m)
+{
+    const struct list *l = m->list;
+
+    return json_pack(
+        "{s:b, s:b, s:I, s:I, s:i, s:I, s:i, s:I, s:I, s:i, s:i, s:i, s:b, s:b, s:s, "
+        "s:s, "
+        "s:s, s:b, s:I}",
+        "prepared", content_is_prepared(m), "known", l != NULL, "serial",
+        l ? (json_int_t)l->head.serial : 0, "shown", (json_int_t)m->content.laid, "files",
+        l ? (int)l->head.count : 0, "bytes", l ? (json_int_t)l->bytes : 0, "missing",
+        (int)m->content.missing, "missing_bytes", (json_int_t)m->content.missing_bytes,
+        "fetched_bytes", (json_int_t)(m->fetched_bytes + m->moving), "damaged_now",
+        (int)m->broken.count, "damaged", (int)m->damaged, "healed", (int)m->healed,
+        "share_ok", m->share.ok, "full", m->content.full, "share_why", m->share.why,
+        "refused", m->db.refused, "why", m->content.why, "scrubbing", m->scrub.on,
+        "scrubbed", (json_int_t)m->scrub.last_s);
+}
+
+void tell_state(struct mirror *m)
+{
+    const struct mono now = mirror_now();
+    const bool late = mono_reached(now, mono_after(m->told, SIGN_OF_LIFE_MS));
+    json_t *v = state_json(m);
+    char *text = json_dumps(v, JSON_COMPACT);
+    const bool news = text && strcmp(text, m->told_text) != 0;
+    /* Prepared or not is told at once, progress now and then. */
+    const bool turn = text && strncmp(text, m->told_text, sizeof("{\"prepared\":t")) != 0;
+
+    if (text &&
+        (late || turn || (news && mono_reached(now, mono_after(m->told, PACE_MS)))) &&
+        say(m, text)) {
+        m->told = now;
+        if (!str_copy(m->told_text, sizeof(m->told_text), str_of(text)))
+            m->told_text[0] = '\0';
+    }
+    free(text);
+    json_decref(v);
+}
+
+static void tell_event(const struct mirror *m, const char *event, const char *where,
+                       const struct blob_id *id)
+{
+    json_t *v =
+        json_pack("{s:s, s:s, s:s}", "event", event, "where", where, "blob", id->hex);
+    char *text = json_dumps(v, JSON_COMPACT);
+
+    log_event(LOG_LEVEL_WARNING, event, log_str("where", where),
+              log_str("blob", id->hex));
+    if (text)
+        (void)say(m, text); /* the state tells the number of them in any case */
+    free(text);
+    json_decref(v);
+}
+
+static uint32_t place_of(const struct mirror *m, const struct blob_id *id)
+{
+    uint32_t i = 0;
+
+    while (i < m->broken.count && strcmp(m->broken.id[i].hex, id->hex) != 0)
+        i++;
+    return i;
+}
+
+void tell_damage(struct mirror *m, const char *where, const struct blob_id *id)
+{
+    if (place_of(m, id) < m->broken.count || m->broken.count == MIRROR_BROKEN)
+        return;
+    m->broken.id[m->broken.count++] = *id;
+    m->damaged++;
+    tell_event(m, "blob_damaged", where, id);
+}
+
+void tell_healed(struct mirror *m, const struct blob_id *id)
+{
+    const uint32_t i = place_of(m, id);
+
+    if (i >= m->broken.count)
+        return;
+    m->broken.id[i] = m->broken.id[--m->broken.count];
+    m->healed++;
+    tell_event(m, "blob_healed", "", id);
+}
