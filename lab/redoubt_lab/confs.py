@@ -104,7 +104,7 @@ def node_sections(lab, host):
         "server": {"listen": f"[::]:{plan.SERVER_PORT}"},
         "trust": {"names": pki.server_names()},
         "web": {"http": f"[::]:{plan.HTTP_PORT}", "https": f"[::]:{plan.HTTPS_PORT}",
-                "root": WWW},
+                "root": WWW, "mirror_kib_s": 0},
         "activation": {"listen": f"[::]:{plan.ACTIVATION_PORT}",
                        "licence": "/etc/redoubt/licence.json",
                        "anchor": "/etc/redoubt/licence.pub",

@@ -463,10 +463,23 @@ class Lab:
 
     # -- what is published --------------------------------------------------------------------
 
-    def publish(self, files):
-        """Both nodes serve these, and nothing else: {"public/sig/x": bytes}."""
-        for node in plan.NODES:
-            published.lay_out(self.host(node), files)
+    def publish(self, files, wait=60):
+        """{"public/sig/x": bytes}: these and no others of ours.  Waits until all nodes that run
+        have them; wait None: does not."""
+        serial = published.publish(self, files)
+        if wait is not None:
+            self.wait_for(lambda: all(self.has_published(node, serial) for node in plan.NODES
+                                      if self.host(node).pid() is not None), wait,
+                          f"every node has what is published ({serial})", 0.05)
+        return serial
+
+    def content(self, node):
+        """What a node says of its copy of what is published, or {}."""
+        return (self.own_state(node) or {}).get("content") or {}
+
+    def has_published(self, node, serial):
+        told = self.content(node)
+        return bool(told.get("prepared") and told["shown"] >= serial and not told["missing"])
 
     # -- for people -------------------------------------------------------------------------
 

@@ -177,7 +177,44 @@ enum alarm_severity { ALARM_NOTE, ALARM_WARNING, ALARM_ERROR };
       "machine was paused or moved, or it was starved of CPU. A lease held before is "   \
       "not trusted any more.",                                                           \
       "Do not pause or migrate an active node: redoubt switchover first. Give the "      \
-      "virtual machine reserved CPU and memory.")
+      "virtual machine reserved CPU and memory.")                                        \
+    X(ALARM_CONTENT_MISSING, "content_missing", ALARM_WARNING,                           \
+      "Published files are missing on this node",                                        \
+      "They are on the data share, and for a minute nothing of them has come. This "     \
+      "node is not ready because of that; it would take over all the same, and serve "   \
+      "the files that were published before.",                                           \
+      "The detail says what stands in the way: the data share, a damaged file, or the "  \
+      "DBMS. It goes on by itself.")                                                     \
+    X(ALARM_CONTENT_REFUSED, "content_refused", ALARM_ERROR,                             \
+      "The list of published files is not good",                                         \
+      "What the DBMS says is published holds a path or digest that no list may hold. "   \
+      "Nothing of it is taken over: this node goes on with the list before.",            \
+      "Somebody has written to the DBMS by hand: see redoubt.publication there, and "    \
+      "who may log in.")                                                                 \
+    X(ALARM_CONTENT_DAMAGED, "content_damaged", ALARM_WARNING,                           \
+      "A published file was damaged",                                                    \
+      "Its bytes were not those of its digest. A file of this node is fetched again "    \
+      "from the data share; one of the share is written again by the active node from "  \
+      "its own copy. A damaged file is not served.",                                     \
+      "If it says healed, nothing must be done, but a disk or the memory of that "       \
+      "machine may be failing: see its kernel log. If not, publish the file again.")     \
+    X(ALARM_DATA_UNREACHABLE, "data_unreachable", ALARM_WARNING,                         \
+      "The data share cannot be reached",                                                \
+      "What is published goes on being served from the local disk, but nothing new can " \
+      "be published, and this node's copy is not brought up to date.",                   \
+      "Look at the file server, at [share] data in redoubt.conf, and at the rights of "  \
+      "the account there. This node tries again by itself.")                             \
+    X(ALARM_STORE_FULL, "store_full", ALARM_ERROR,                                       \
+      "There is no room for the published files",                                        \
+      "The disk of [web] store is too full for the files that are missing here. "        \
+      "Nothing "                                                                         \
+      "is half there: this node goes on with the set before.",                           \
+      "Make room on that disk, or remove packages that nobody needs any more (redoubt "  \
+      "package remove).")                                                                \
+    X(ALARM_MIRROR_DOWN, "mirror_down", ALARM_WARNING, "redoubt-mirror does not run",    \
+      "The process that copies published files to this node ends again and again, or "   \
+      "cannot be started. What is here is served; what is new does not come.",           \
+      "The detail and the journal name the cause. It is started again by itself.")
 
 enum alarm {
 #define X(code, id, severity, title, text, suggestion) code,

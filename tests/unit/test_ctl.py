@@ -25,11 +25,15 @@ STATUS = {
          "services": [{"name": "server", "state": "active", "restarts": 2,
                        "since": "2026-11-22T19:56:14Z", "detail": "serving"}],
          "share": {"ok": True, "latency_ms": 0.42, "dialect": "3.1.1"},
+         "content": {"known": True, "prepared": True, "files": 12, "bytes": 3 << 29, "missing": 0,
+                     "missing_bytes": 0, "share_ok": True, "scrubbing": True, "detail": ""},
          "database": {"ok": True, "latency_ms": 0.31}},
         {"name": "node-b", "role": "passive", "state": "following", "ready": False,
          "not_ready_because": ["the state share cannot be reached"], "maintenance": True,
          "seen_ms_ago": 900, "version": "0.1.0", "services": [],
-         "share": {"ok": False}, "database": {"ok": True}}],
+         "share": {"ok": False}, "database": {"ok": True},
+         "content": {"known": True, "prepared": False, "files": 12, "bytes": 3 << 29, "missing": 2,
+                     "missing_bytes": 700, "share_ok": False, "detail": "no such share"}}],
     "lease": {"holder": "node-a", "epoch": 41, "age_ms": 120, "remaining_ms": 1380,
               "hold_ms": 1500},
     "last_switch": {"from": "node-b", "to": "node-a", "reason": "operator",
@@ -102,6 +106,8 @@ def test_status_shows_all_that_matters(daemon):
                   "1.38 s left of 1.50 s", "0.4 ms", "down",
                   "not ready: the state share cannot be reached", "in maintenance",
                   "2 restarts; serving", "peer_not_ready: The other node is not ready",
+                  "12 files, 1.5 GiB, all here; being read again",
+                  "2 missing (700 B); the data share is away", "no such share",
                   "What to do:", "node-b -> node-a  operator  outage 93 ms"):
         assert words in text, words
     assert "\033" not in text  # not a terminal: no colours

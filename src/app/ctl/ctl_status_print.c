@@ -141,6 +141,48 @@ static void print_node(const struct ctl *c, const json_t *n)
     }
 }
 
+static const char *size_text(uint64_t bytes, char *buf, size_t size)
+{
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+    double n = (double)bytes;
+    size_t i = 0;
+
+    for (; n >= 1024 && i + 1 < LEN(units); i++)
+        n /= 1024;
+    (void)snprintf(buf, size, i == 0 ? "%.0f %s" : "%.1f %s", n, units[i]);
+    return buf;
+}
+
+/* "12 files, 1.5 GiB, all here"; nothing without a data share. */
+static void print_content(const struct ctl *c, const json_t *n)
+{
+    const json_t *o = json_object_get(n, "content");
+    const uint64_t missing = ctl_u64(o, "missing", 0);
+    const bool prepared = ctl_bool(o, "prepared", false);
+    char all[32], rest[32];
+
+    if (!json_is_object(o))
+        return;
+    printf("  %-12s ", ctl_str(n, "name", "?"));
+    if (!ctl_bool(o, "known", false)) {
+        printf("%snot known yet%s\n", ctl_ink(c, CTL_YELLOW), ctl_ink(c, CTL_PLAIN));
+        return;
+    }
+    printf("%llu files, %s, ", (unsigned long long)ctl_u64(o, "files", 0),
+           size_text(ctl_u64(o, "bytes", 0), all, sizeof(all)));
+    if (missing > 0)
+        printf("%s%llu missing (%s)%s", ctl_ink(c, CTL_YELLOW),
+               (unsigned long long)missing,
+               size_text(ctl_u64(o, "missing_bytes", 0), rest, sizeof(rest)),
+               ctl_ink(c, CTL_PLAIN));
+    else
+        printf("%s", prepared ? "all here" : "being laid out");
+    printf("%s%s\n", ctl_bool(o, "share_ok", true) ? "" : "; the data share is away",
+           ctl_bool(o, "scrubbing", false) ? "; being read again" : "");
+    if (ctl_str(o, "detail", "")[0])
+        printf("    %.*s\n", 100, ctl_str(o, "detail", ""));
+}
+
 /* "3.61 s", "12 min": since when, without the date. */
 static const char *age_of(const json_t *o, char *buf, size_t size)
 {
@@ -183,6 +225,13 @@ static void print_nodes(const struct ctl *c, const json_t *s)
     json_array_foreach(nodes, i, n)
     {
         print_node(c, n);
+    }
+    if (json_is_object(json_object_get(json_array_get(nodes, 0), "content")) ||
+        json_is_object(json_object_get(json_array_get(nodes, 1), "content")))
+        printf("\nPublished files\n");
+    json_array_foreach(nodes, i, n)
+    {
+        print_content(c, n);
     }
     printf("\nServices\n");
     json_array_foreach(nodes, i, n)

@@ -12,7 +12,13 @@
 #include "app/node/daemon.h"
 #include "sys/log/log.h"
 
-enum { PEER_UNREADY_MS = 5000, NO_ACTIVE_MS = 2000 };
+enum {
+    PEER_UNREADY_MS = 5000,
+    NO_ACTIVE_MS = 2000,
+    CONTENT_STILL_MS = 60000, /* nothing comes any more */
+    DAMAGE_SHOWN_MS = 60000,  /* also if it was healed at once */
+    MIRROR_DOWN_MS = 5000,
+};
 
 /* ---- the hook: an executable, the event as JSON on its standard input ---- */
 
@@ -316,6 +322,36 @@ static void look_at_peer(struct daemon *d, bool on[ALARM_COUNT])
     }
 }
 
+/* What redoubt-mirror says; nothing here makes anybody less available. */
+static void look_at_content(struct daemon *d, bool on[ALARM_COUNT])
+{
+    const struct content *c = &d->content;
+    const struct mono now = now_mono();
+
+    if (!content_is_used(d))
+        return;
+    if (mono_is_set(c->down_since) && mono_since_ms(now, c->down_since) > MIRROR_DOWN_MS)
+        on[ALARM_MIRROR_DOWN] = detail(d, ALARM_MIRROR_DOWN, "%s", c->down_why);
+    if (!c->told)
+        return;
+    if (!c->share_ok && c->share_why[0])
+        on[ALARM_DATA_UNREACHABLE] =
+            detail(d, ALARM_DATA_UNREACHABLE, "%s", c->share_why);
+    if (c->full)
+        on[ALARM_STORE_FULL] = detail(d, ALARM_STORE_FULL, "%s", c->why);
+    else if (!c->prepared && mono_since_ms(now, c->moved) > CONTENT_STILL_MS)
+        on[ALARM_CONTENT_MISSING] =
+            detail(d, ALARM_CONTENT_MISSING, "%llu of %llu files: %s",
+                   (unsigned long long)c->missing, (unsigned long long)c->files, c->why);
+    if (c->refused[0])
+        on[ALARM_CONTENT_REFUSED] = detail(d, ALARM_CONTENT_REFUSED, "%s", c->refused);
+    if (c->damaged_now > 0 ||
+        (mono_is_set(c->event_at) && mono_since_ms(now, c->event_at) < DAMAGE_SHOWN_MS))
+        on[ALARM_CONTENT_DAMAGED] =
+            detail(d, ALARM_CONTENT_DAMAGED, "blob %s %s, %s", c->blob, c->where,
+                   c->damaged_now > 0 ? "not healed yet" : "healed");
+}
+
 static void changed(struct daemon *d, enum alarm id, bool on)
 {
     const struct alarm_info *info = alarm_info(id);
@@ -352,6 +388,7 @@ void alarms_update(struct daemon *d)
         look_at_share(d, on);
         look_at_node(d, on);
         look_at_peer(d, on);
+        look_at_content(d, on);
         look_for_active(d, on);
     }
     for (int i = 0; i < ALARM_COUNT; i++)

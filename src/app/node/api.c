@@ -296,6 +296,22 @@ static void post_pause(struct daemon *d, bool on, struct http_reply *out)
         reply_json(out, 202, json_pack("{s:b}", "paused", on));
 }
 
+/* Every published file is read and compared with its digest, on both nodes. */
+static void post_verify(struct daemon *d, struct http_reply *out)
+{
+    const enum err e = content_verify(d);
+
+    if (e == ERR_OK)
+        reply_json(out, 202, json_pack("{s:s}", "state", "started"));
+    else if (e == ERR_UNSUPPORTED)
+        refuse(out, 409, "no_store", "There is no store",
+               "[share] data in redoubt.conf is empty: nothing can be published.",
+               "Name the data share there, on both nodes.");
+    else
+        refuse(out, 503, "mirror_down", "redoubt-mirror does not run just now",
+               d->content.down_why, "Try again in a moment, and see redoubt status.");
+}
+
 static void post_reload(struct daemon *d, struct http_reply *out)
 {
     json_t *answer = json_object();
@@ -323,6 +339,8 @@ static void post(struct daemon *d, const struct http_request *req, struct http_r
         post_pause(d, true, out);
     } else if (strcmp(req->path, "/v1/resume") == 0) {
         post_pause(d, false, out);
+    } else if (strcmp(req->path, "/v1/content/verify") == 0) {
+        post_verify(d, out);
     } else if (strcmp(req->path, "/v1/lease/adopt") == 0) {
         enum err e = operate(d, NODE_OP_ADOPT);
 

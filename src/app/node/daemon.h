@@ -16,6 +16,7 @@
 #include "sys/conf/conf.h"
 #include "sys/fence/fence.h"
 #include "sys/guard/guard.h"
+#include "sys/helper/helper.h"
 #include "sys/http/http_server.h"
 #include "sys/keeper/keeper.h"
 #include "sys/machine/machine.h"
@@ -44,6 +45,18 @@ struct alert {
     sd_event_source *child, *limit;
 };
 
+/* This node's copy of what is published, as redoubt-mirror told last. */
+struct content {
+    bool told, prepared, known, share_ok, full, scrubbing;
+    uint64_t serial, shown, files, bytes, missing, missing_bytes, fetched_bytes;
+    uint64_t damaged_now, damaged, healed, scrubbed_s;
+    char why[200], share_why[200], refused[200];
+    struct mono moved;      /* bytes came, or all are here */
+    struct mono event_at;   /* a file was found damaged, or healed */
+    struct mono down_since; /* the process does not run; unset: it does */
+    char down_why[120], blob[16], where[24];
+};
+
 struct daemon {
     sd_event *loop;
     const char *conf_path;
@@ -61,6 +74,10 @@ struct daemon {
     struct net *net;
     struct fence_pg *fence;
     struct keeper *keeper;
+    struct helper *mirror; /* NULL: there is no data share */
+    char mirror_program[CONF_PATH + 32];
+    const char *mirror_argv[8];
+    struct content content;
     struct http_server *control, *health, *metrics;
     sd_event_source *tick, *second, *guard_end, *address_answer;
     int gone[2];
@@ -148,6 +165,20 @@ json_t *status_peer_record(struct daemon *d); /* decoded; NULL if there is none 
 const char *status_active(const struct daemon *d);
 json_t *status_explain(struct daemon *d);
 char *wall_text(uint64_t wall_us, char *buf, size_t size);
+
+/* content.c */
+enum err content_open(struct daemon *d, struct err_info *info);
+void content_close(struct daemon *d);
+/* The machine has started. */
+void content_start(struct daemon *d);
+/* Is there a data share? */
+bool content_is_used(const struct daemon *d);
+/* Read everything again, now, on both nodes. */
+enum err content_verify(struct daemon *d);
+json_t *content_json(const struct daemon *d);
+/* What is missing here and why, as a sentence; nothing if all is here. */
+void content_explain(const struct daemon *d, json_t *list,
+                     void (*say)(json_t *list, const char *fmt, ...));
 
 /* alarms.c */
 void alarms_update(struct daemon *d);

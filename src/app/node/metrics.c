@@ -51,6 +51,25 @@ static void alarm_list(FILE *f, const struct daemon *d)
                 d->alarm_since[i] != 0);
 }
 
+static void content(FILE *f, const struct daemon *d)
+{
+    const struct content *c = &d->content;
+
+    if (!content_is_used(d))
+        return;
+    gauge(f, "content_prepared", "1 if every published file is on this node.",
+          c->prepared);
+    gauge(f, "content_bytes", "Of the published files.", (double)c->bytes);
+    gauge(f, "content_missing_bytes", "Of those that are not here yet.",
+          (double)c->missing_bytes);
+    gauge(f, "content_scrubbed_timestamp_seconds",
+          "When all of them were read again last.", (double)c->scrubbed_s);
+    counter(f, "content_fetched_bytes_total", "From the data share.", c->fetched_bytes);
+    counter(f, "content_damaged_total", "Files found damaged.", c->damaged);
+    counter(f, "content_healed_total", "Files healed from the good copy.", c->healed);
+    gauge(f, "data_share_up", "1 if the data share answers.", c->share_ok);
+}
+
 char *metrics_text(const struct daemon *d, size_t *n)
 {
     const struct node *node = &d->run.node;
@@ -88,6 +107,7 @@ char *metrics_text(const struct daemon *d, size_t *n)
           (double)d->database.latency_us / 1e6);
     gauge(f, "peer_ready", "1 if the other node would take over now.",
           node_peer_can_take(node));
+    content(f, d);
     counter(f, "moves_total", "Moves between states.", d->moves_total);
     counter(f, "switches_total", "Takeovers by this node.", d->switches_total);
     counter(f, "clock_jumps_total", "Times this machine stood still.", d->jumps_total);

@@ -112,14 +112,14 @@ json_t *status_self(struct daemon *d)
     const bool active = d->running && n->state == NODE_ACTIVE;
 
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:b, s:o, s:b, s:s, s:o, s:o, s:o, s:b, s:I}", "name",
-        d->conf.cluster.node, "role", active ? "active" : "passive", "state",
+        "{s:s, s:s, s:s, s:s, s:o, s:b, s:o, s:b, s:s, s:o, s:o, s:o, s:o, s:b, s:I}",
+        "name", d->conf.cluster.node, "role", active ? "active" : "passive", "state",
         node_state_name(n->state), "why", why_of(n), "since",
         wall_or_null(d->state_since_us), "ready", d->running && node_obstacles(n) == 0,
         "not_ready_because", obstacles_json(d), "maintenance", n->maintenance, "version",
         REDOUBT_VERSION, "services", services_json(d), "share", share_json(d), "database",
-        database_json(d), "degraded", node_degraded(n), "known_epoch",
-        (json_int_t)n->known_epoch);
+        database_json(d), "content", content_json(d), "degraded", node_degraded(n),
+        "known_epoch", (json_int_t)n->known_epoch);
 }
 
 json_t *status_peer_record(struct daemon *d)
@@ -341,6 +341,7 @@ static void explain_now(struct daemon *d, json_t *l)
         say(l, "%s is not prepared: %s.", self, json_string_value(o));
     }
     json_decref(obstacles);
+    content_explain(d, l, say);
 }
 
 /* Why the other node would not take over if this one broke; NULL: it would. */

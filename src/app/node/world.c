@@ -427,7 +427,7 @@ static void start(struct daemon *d)
     node_run_init(&d->run, &conf, &d->key, &ports, known, maintenance);
     d->running = true;
     world_event(d, &(struct node_event){ .kind = NODE_EV_START });
-    world_event(d, &(struct node_event){ .kind = NODE_EV_CONTENT });
+    content_start(d);
 }
 
 enum err world_open(struct daemon *d, struct err_info *info)
@@ -452,6 +452,8 @@ enum err world_open(struct daemon *d, struct err_info *info)
     if (e == ERR_OK)
         e = open_fence(d, info);
     if (e == ERR_OK)
+        e = content_open(d, info);
+    if (e == ERR_OK)
         start(d);
     return e;
 }
@@ -459,6 +461,7 @@ enum err world_open(struct daemon *d, struct err_info *info)
 void world_close(struct daemon *d)
 {
     d->running = false;
+    content_close(d);
     fence_close(d->fence);
     keeper_free(d->keeper);
     supervisor_free(d->supervisor);
