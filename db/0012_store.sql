@@ -326,9 +326,10 @@ RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     p   redoubt.package;
     old redoubt.package;
-    want redoubt.package := redoubt.package_from(body);
+    want redoubt.package;
 BEGIN
     PERFORM redoubt.require(actor, 'administrator', NULL);
+    want := redoubt.package_from(body);
     PERFORM redoubt.blob_add(want.blob, (body ->> 'size')::bigint);
     INSERT INTO redoubt.package AS k (name, version, platform, description, file, blob,
                                       signature, visibility, created_by)
@@ -466,7 +467,7 @@ DECLARE
     gone  jsonb;
 BEGIN
     PERFORM redoubt.require(actor, 'administrator', NULL);
-    IF body IS NOT NULL THEN
+    IF jsonb_typeof(body) <> 'null' THEN
         PERFORM redoubt.api_members(body, ARRAY['grace_s']);
     END IF;
     IF grace !~ '^[0-9]{1,8}$' THEN

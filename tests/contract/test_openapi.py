@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import urllib.parse
@@ -13,6 +14,7 @@ import jsonschema
 import pytest
 
 import link_tour
+import package_tour
 import signature_tour
 from device_world import NODE, TOP, Certificates, Postgres
 from manager_world import MANAGER, Manager
@@ -112,10 +114,12 @@ def _database(folder):
 
 @pytest.fixture(scope="module", name="api")
 def _api(folder, database):
+    certificates = Certificates(folder)
     trust = tempfile.mkdtemp(dir=folder)
     with open(os.path.join(trust, "link.key"), "wb") as file:
         file.write(link_tour.SECRET)
-    api = Documented(folder, database, Certificates(folder),
+    shutil.copy(certificates.path("ca.pem"), trust)  # what signatures are verified with
+    api = Documented(folder, database, certificates,
                      f"[trust]\nfolder={trust}\nnames=redoubt.example localhost\n")
     api.wait_note("READY=1")
     database.raise_fence(1)
@@ -229,7 +233,7 @@ def sample(world, method, pattern):
            "tokens": world.token["id"], "api-tokens": str(uuid.uuid4()),
            "occurrences": str(uuid.uuid4()), "packages": str(uuid.uuid4())}
     path = re.sub(r"\{id\}", lambda _: ids[pattern.split("/")[2]], pattern)
-    path = path.replace("{name}", "daily")
+    path = path.replace("{name}", "daily").replace("{sha256}", "0" * 64)
     return path, None if method in ("GET", "DELETE") else {"nonsense": 1}
 
 
@@ -289,6 +293,9 @@ OUTSIDE = [
     ("PUT", "/v1/signatures/custom", {}, 403),
     ("POST", "/v1/signatures/update", {}, 403),
     ("DELETE", "/v1/signatures/databases/daily", None, 403),
+    ("POST", "/v1/packages", {"name": "x"}, 403),
+    ("DELETE", "/v1/packages/{task}", None, 403),
+    ("POST", "/v1/store/collect", {}, 403),
     ("GET", "/v1/tasks/{task}", None, 404),
     ("POST", "/v1/tasks/{task}/start", {}, 404),
     ("DELETE", "/v1/tasks/{task}", None, 404),
@@ -435,6 +442,12 @@ WRONG = [
     ("PUT", "/v1/signatures/source", {"url": "file:///etc"}, 400),
     ("PUT", "/v1/signatures/custom", {"serial": 0, "files": []}, 400),
     ("DELETE", "/v1/signatures/databases/..%2Fx", None, 404),
+    ("POST", "/v1/packages", {"name": "x"}, 400),
+    ("GET", "/v1/packages?cursor=x", None, 400),
+    ("GET", "/v1/packages/..%2F..%2Fx", None, 400),
+    ("GET", "/v1/store/blobs/..%2F..%2Fetc", None, 404),
+    ("POST", "/v1/store/collect", {"grace_s": -1}, 400),
+    ("POST", "/v1/store/collect", {"all": True}, 400),
     ("POST", "/v1/tasks", {"name": "x"}, 400),
     ("POST", "/v1/tasks", task("x", {"devices": ["00000000-0000-0000-0000-000000000000"]}), 400),
     ("POST", "/v1/tokens", {"name": ""}, 400),
@@ -552,6 +565,9 @@ def test_a_tour_through_everything(api, world):
     tour_tasks(api, world)
     tour_rest(api, world)
     signature_tour.tour(api)
+    signer = package_tour.Signer(api.run, api.certificates.path("ca.pem"),
+                                 api.certificates.path("ca.key"))
+    package_tour.tour(api, signer)
     link_tour.tour(api, world)
     api.done("GET", "/v1/openapi.json")
     # Enrolment has tests of its own, with a real authority: tests/contract/test_enrol.py.

@@ -54,6 +54,9 @@ struct ctl_options {
     const char *group, *status, *state, *search, *select_status, *select_tag, *tag;
     const char *since, *until, *mode, *at, *timezone, *missed, *item, *reason, *role;
     struct ctl_list device, path, days, kind, severity;
+    const char *name, *package_version, *platform, *description, *signature;
+    uint32_t grace_h;
+    bool is_private;
     uint32_t limit, window, spread, expires, priority, uses, keep_days, keep_count, cpu;
     bool connected, offline, lock, no_subgroups, dry_run, prune, approval, latest, all;
 };
@@ -103,12 +106,16 @@ struct ctl_section {
 
 /* ctl_commands.c, manage_commands.c */
 extern const struct ctl_section ctl_cluster_section, ctl_manage_section,
-    ctl_signature_section;
+    ctl_signature_section, ctl_publish_section;
 extern const struct ctl_option *const ctl_global_options[];
 extern const size_t ctl_global_option_count;
 
+/* What every command has that asks the API; for the sections of such commands. */
+enum { CTL_API_OPTIONS = 4 };
+extern const struct ctl_option *const ctl_api_options[CTL_API_OPTIONS];
+
 /* ctl_table.c: all sections as one table. */
-enum { CTL_SECTIONS = 3 };
+enum { CTL_SECTIONS = 4 };
 const struct ctl_section *ctl_section_at(size_t i);
 size_t ctl_command_count(void);
 const struct ctl_command *ctl_command_at(size_t i);
@@ -200,6 +207,10 @@ void ctl_print_status(const struct ctl *c, const json_t *status);
 enum { CTL_SHARE_MS = 4000 };
 MUST_USE enum err ctl_share_connect(const struct conf *conf, const char *share,
                                     struct smb **out, struct err_info *info);
+/* timeout_ms: of one exchange with the server, for those that move large pieces. */
+MUST_USE enum err ctl_share_connect_for(const struct conf *conf, const char *share,
+                                        uint32_t timeout_ms, struct smb **out,
+                                        struct err_info *info);
 json_t *ctl_status_from_share(struct ctl *c, char *why, size_t why_size);
 
 #endif

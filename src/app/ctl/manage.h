@@ -75,6 +75,8 @@ enum { MANAGE_ID = 40 };
 MUST_USE int manage_device(struct ctl *c, const char *word, char id[MANAGE_ID]);
 /* The same for a task. */
 MUST_USE int manage_task(struct ctl *c, const char *word, char id[MANAGE_ID]);
+/* For a package also NAME=VERSION. */
+MUST_USE int manage_package(struct ctl *c, const char *word, char id[MANAGE_ID]);
 /* "Servers", "/Servers/" and "/Servers" are the same; ids stay what they are. */
 MUST_USE int manage_group(const char *word, char *path, size_t size);
 
@@ -91,6 +93,7 @@ enum cell {
     CELL_AGO,   /* "3 min ago" */
     CELL_LIST,  /* a, b, c */
     CELL_RIGHT, /* aligned to the right */
+    CELL_BYTES, /* "1.4 GiB" */
     CELL_JSON   /* compact */
 };
 struct column {

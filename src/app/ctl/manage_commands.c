@@ -9,8 +9,9 @@ OPTION(opt_ca, ca, 0, "FILE", CTL_TEXT,
        "The certificate of the cluster's authority, instead of the CAs of this machine.");
 OPTION_NAMED(opt_timeout, "timeout", timeout_s, 0, "SECONDS", CTL_NUMBER,
              "Try again for so long while the cluster switches; default 60.");
-static const struct ctl_option *const manage_options[] = { &opt_server, &opt_token_file,
-                                                           &opt_ca, &opt_timeout };
+const struct ctl_option *const ctl_api_options[CTL_API_OPTIONS] = {
+    &opt_server, &opt_token_file, &opt_ca, &opt_timeout
+};
 
 OPTION(opt_limit, limit, 0, "N", CTL_NUMBER,
        "At most N of them; default 1000, and 100 of events and of the audit trail.");
@@ -450,5 +451,5 @@ static const struct ctl_command commands[] = {
 const struct ctl_section ctl_manage_section = { .title = "Devices and their protection",
                                                 .commands = commands,
                                                 .count = LEN(commands),
-                                                .options = manage_options,
-                                                .option_count = LEN(manage_options) };
+                                                .options = ctl_api_options,
+                                                .option_count = CTL_API_OPTIONS };

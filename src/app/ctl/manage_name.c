@@ -122,6 +122,47 @@ int manage_task(struct ctl *c, const char *word, char id[MANAGE_ID])
     return find(c, "/v1/tasks", "task", word, id);
 }
 
+/* "name=version" */
+static int find_version(struct ctl *c, const char *word, const char *equals,
+                        char id[MANAGE_ID])
+{
+    const json_t *item, *found = NULL;
+    json_t *answer = NULL;
+    struct where where;
+    char name[128], title[200];
+    size_t i, count = 0;
+
+    (void)snprintf(name, sizeof(name), "%.*s", (int)(equals - word), word);
+    where_start(&where, "/v1/packages");
+    where_arg(&where, "name", name);
+    int r = manage_list(c, &where, &answer);
+    json_array_foreach(json_object_get(answer, "items"), i, item)
+    {
+        if (strcmp(ctl_str(item, "version", ""), equals + 1) == 0 && count++ == 0)
+            found = item;
+    }
+    (void)snprintf(title, sizeof(title), "There is no package '%.120s'", word);
+    if (r == CTL_OK && count == 1 &&
+        str_copy(id, MANAGE_ID, str_of(ctl_str(found, "id", ""))))
+        r = CTL_OK;
+    else if (r == CTL_OK)
+        r = ctl_fail(c, CTL_FAILED,
+                     &(struct ctl_problem){
+                         count > 1 ? "ambiguous" : "not_found",
+                         count > 1 ? "There is one for more than one platform" : title,
+                         NULL, "redoubt package list shows them with their ids." });
+    json_decref(answer);
+    return r;
+}
+
+int manage_package(struct ctl *c, const char *word, char id[MANAGE_ID])
+{
+    const char *equals = strchr(word, '=');
+
+    return equals ? find_version(c, word, equals, id)
+                  : find(c, "/v1/packages", "package", word, id);
+}
+
 int manage_group(const char *word, char *path, size_t size)
 {
     size_t n = strlen(word);

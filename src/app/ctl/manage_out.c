@@ -2,6 +2,7 @@
 #include <wchar.h>
 
 #include "app/ctl/manage.h"
+#include "app/ctl/publish.h"
 
 enum { COLUMNS_MAX = 16 };
 
@@ -135,6 +136,8 @@ static void put_cell(FILE *to, const json_t *v, enum cell kind)
 
     if (kind == CELL_JSON && v && !bare)
         put_json(to, v);
+    else if (kind == CELL_BYTES && json_is_integer(v) && json_integer_value(v) >= 0)
+        fputs(publish_size((uint64_t)json_integer_value(v), (char[32]){ 0 }, 32), to);
     else if (json_is_string(v))
         put_string(to, json_string_value(v), kind);
     else if (json_is_array(v))
@@ -178,6 +181,11 @@ static void put_padded(const struct safe_cell *cell, int width, bool right, bool
     fputs(last ? "\n" : "  ", stdout);
 }
 
+static bool is_right(enum cell kind)
+{
+    return kind == CELL_RIGHT || kind == CELL_BYTES;
+}
+
 static void print_cells(const struct safe_cell *cells, size_t rows,
                         const struct column *columns, size_t count)
 {
@@ -192,10 +200,10 @@ static void print_cells(const struct safe_cell *cells, size_t rows,
     for (size_t k = 0; k < count; k++)
         put_padded(&(struct safe_cell){ (char *)(uintptr_t)columns[k].title,
                                         (int)strlen(columns[k].title) },
-                   width[k], columns[k].kind == CELL_RIGHT, k + 1 == count);
+                   width[k], is_right(columns[k].kind), k + 1 == count);
     for (size_t i = 0; i < rows; i++)
         for (size_t k = 0; k < count; k++)
-            put_padded(&cells[i * count + k], width[k], columns[k].kind == CELL_RIGHT,
+            put_padded(&cells[i * count + k], width[k], is_right(columns[k].kind),
                        k + 1 == count);
 }
 

@@ -87,6 +87,11 @@ void enrol_stop(struct manager *m)
     m->enrol = NULL;
 }
 
+struct str enrol_authority(const struct manager *m)
+{
+    return ca_pem_str(&m->enrol->certificate);
+}
+
 static void hex_hash(const char *bytes, size_t n, char out[HEX_BYTES])
 {
     uint8_t hash[CA_HASH_BYTES];

@@ -10,6 +10,7 @@
 #define APP_MANAGER_ENROL_H
 
 #include "base/err.h"
+#include "base/str.h"
 
 struct manager;
 struct asked;
@@ -23,6 +24,9 @@ void enrol_active(struct manager *m);
 void enrol_standby(struct manager *m);
 /* Something waits to be signed (the DBMS told so), or may wait: each second, too. */
 void enrol_poke(struct manager *m);
+
+/* Its certificate, PEM; empty: there is none on this node. */
+struct str enrol_authority(const struct manager *m);
 
 void enrol_post(struct asked *a);
 void enrol_ca(struct asked *a);

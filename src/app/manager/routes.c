@@ -3,6 +3,7 @@
 #include "app/manager/enrol.h"
 #include "app/manager/links.h"
 #include "app/manager/openapi.h"
+#include "app/manager/package.h"
 #include "app/manager/policy.h"
 
 #define ADMINISTRATOR "administrator"
@@ -74,6 +75,17 @@ static const struct route table[] = {
     WRITE("DELETE", "/v1/signatures/databases/{name}", "api_signature_delete", ADMINISTRATOR, BODY_NONE, "", NULL),
     GET("/v1/signatures/custom", "api_custom_get", ""),
     WRITE("PUT", "/v1/signatures/custom", "api_custom_put", ADMINISTRATOR, BODY_NEEDED, "", "api_custom_get"),
+
+    GET("/v1/packages", "api_packages_list", "name platform visibility " PAGE),
+    { .method = "POST", .pattern = "/v1/packages", .fn = "api_package_create", .role = ADMINISTRATOR,
+      .write = true, .body = BODY_NEEDED, .query = "", .check = package_check },
+    GET("/v1/packages/{id}", "api_package_get", ""),
+    WRITE("PATCH", "/v1/packages/{id}", "api_package_patch", ADMINISTRATOR, BODY_NEEDED, "", "api_package_get"),
+    WRITE("DELETE", "/v1/packages/{id}", "api_package_delete", ADMINISTRATOR, BODY_NONE, "", "api_package_get"),
+    GET("/v1/store", "api_store_get", ""),
+    GET("/v1/store/blobs", "api_blobs_list", PAGE),
+    GET("/v1/store/blobs/{sha256}", "api_blob_get", ""),
+    WRITE("POST", "/v1/store/collect", "api_store_collect", ADMINISTRATOR, BODY_OPTIONAL, "", NULL),
 
     GET("/v1/tokens", "api_tokens_list", PAGE),
     WRITE("POST", "/v1/tokens", "api_token_create", ADMINISTRATOR, BODY_NEEDED, "", NULL),

@@ -83,6 +83,10 @@ struct blob_put {
 MUST_USE enum err blob_put(struct smb *s, int fd, const struct blob_watch *w,
                            struct blob_put *out, struct err_info *info);
 
+/* The id of a file that is not put (yet).  ERR_INVALID: no plain file. */
+MUST_USE enum err blob_digest(int fd, const struct blob_watch *w, struct blob_id *out,
+                              struct err_info *info);
+
 /* Is it there?  By name only.  ERR_NOT_FOUND. */
 MUST_USE enum err blob_share_size(struct smb *s, const struct blob_id *id, uint64_t *out,
                                   struct err_info *info);

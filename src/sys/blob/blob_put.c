@@ -58,20 +58,30 @@ static bool note_size(void *arg, const struct smb_entry *e)
     return !s->found;
 }
 
-/* Reads the file for its digest alone. */
-static enum err digest(struct put *p, struct blob_id *out, struct err_info *info)
+enum err blob_digest(int fd, const struct blob_watch *w, struct blob_id *out,
+                     struct err_info *info)
 {
     struct blob_hash h;
-    uint64_t at = 0;
-    size_t n = BLOB_PIECE;
-    enum err e = blob_hash_start(&h, info);
+    struct blob_move m;
+    struct stat st;
+    char *piece;
+    size_t n = 1;
 
-    while (e == ERR_OK && n == BLOB_PIECE) {
-        n = 0;
-        e = blob_read_at(p->fd, p->piece, BLOB_PIECE, at, &n, info);
-        blob_hash_add(&h, p->piece, n);
-        at += n;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+        return err_set(info, ERR_INVALID, 0, "this is no plain file");
+    piece = blob_buffer(info);
+    if (!piece)
+        return ERR_MEMORY;
+    blob_move_start(&m, w, 0, (uint64_t)st.st_size);
+    enum err e = blob_hash_start(&h, info);
+    while (e == ERR_OK && n > 0) {
+        e = blob_read_at(fd, piece, BLOB_PIECE, m.done, &n, info);
+        if (e == ERR_OK)
+            blob_hash_add(&h, piece, n);
+        if (e == ERR_OK)
+            e = blob_move_add(&m, n, info);
     }
+    free(piece);
     if (e)
         blob_hash_drop(&h);
     else
@@ -88,7 +98,7 @@ static enum err look(struct put *p, struct blob_put *out, struct err_info *info)
 
     if (e || !same.found)
         return e;
-    e = digest(p, &out->blob.id, info);
+    e = blob_digest(p->fd, NULL, &out->blob.id, info);
     if (e)
         return e;
     e = smb_stat(p->smb, blob_share_name(&out->blob.id).s, &there, info);
