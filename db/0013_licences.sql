@@ -381,16 +381,23 @@ BEGIN
                               redoubt.licence_json(l, redoubt.licence_now()));
 END $$;
 
--- body: an envelope that the manager has verified: a licence, or the vendor's answer.
+-- body: {"envelope", "problem"}, made by the manager, which has verified the envelope: a
+-- licence, or the vendor's answer.
 CREATE FUNCTION redoubt.api_licence_import(actor jsonb, path jsonb, query jsonb, body jsonb)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
-    given text := body::text;
-    d     jsonb := redoubt.envelope_document(given);
+    given text := (body -> 'envelope')::text;
+    d     jsonb;
     l     redoubt.licence;
     went  text;
 BEGIN
     PERFORM redoubt.require(actor, 'administrator', NULL);
+    IF jsonb_typeof(body -> 'problem') IS DISTINCT FROM 'null' THEN
+        PERFORM redoubt.api_refuse(422, 'It cannot be imported', body ->> 'problem',
+            'Import the file exactly as the vendor sent it; it carries a signature, which is '
+            'verified with [activation] anchor.', 'licence_invalid');
+    END IF;
+    d := redoubt.envelope_document(given);
     IF d ->> 'kind' = 'answer' THEN
         SELECT * INTO l FROM redoubt.licence x WHERE x.nonce = d ->> 'nonce';
         went := redoubt.licence_answered(given, 0.5);

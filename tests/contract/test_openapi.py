@@ -21,6 +21,7 @@ from manager_world import MANAGER, Manager
 
 with open(os.path.join(TOP, "docs/api/openapi.json"), encoding="utf-8") as _file:
     DOCUMENT = json.load(_file)
+VENDOR = os.path.join(TOP, "lab/vendor/licence")
 METHODS = ("get", "put", "post", "patch", "delete")
 ROLES = ("auditor", "operator", "administrator")
 
@@ -119,8 +120,10 @@ def _api(folder, database):
     with open(os.path.join(trust, "link.key"), "wb") as file:
         file.write(link_tour.SECRET)
     shutil.copy(certificates.path("ca.pem"), trust)  # what signatures are verified with
+    subprocess.run([VENDOR, "keygen", folder], check=True)
     api = Documented(folder, database, certificates,
-                     f"[trust]\nfolder={trust}\nnames=redoubt.example localhost\n")
+                     f"[trust]\nfolder={trust}\nnames=redoubt.example localhost\n"
+                     f"[activation]\nanchor={folder}/licence.pub\n")
     api.wait_note("READY=1")
     database.raise_fence(1)
     api.active(1)
@@ -231,7 +234,8 @@ def sample(world, method, pattern):
     """An address and a body that the route takes, as far as roles are concerned."""
     ids = {"devices": world.in_b, "groups": world.b["id"], "tasks": world.task["id"],
            "tokens": world.token["id"], "api-tokens": str(uuid.uuid4()),
-           "occurrences": str(uuid.uuid4()), "packages": str(uuid.uuid4())}
+           "occurrences": str(uuid.uuid4()), "packages": str(uuid.uuid4()),
+           "licences": str(uuid.uuid4())}
     path = re.sub(r"\{id\}", lambda _: ids[pattern.split("/")[2]], pattern)
     path = path.replace("{name}", "daily").replace("{sha256}", "0" * 64)
     return path, None if method in ("GET", "DELETE") else {"nonsense": 1}
@@ -300,6 +304,9 @@ OUTSIDE = [
     ("POST", "/v1/tasks/{task}/start", {}, 404),
     ("DELETE", "/v1/tasks/{task}", None, 404),
     ("DELETE", "/v1/tokens/{token}", None, 404),
+    ("POST", "/v1/licences", {"code": "SOME-CODE"}, 403),
+    ("DELETE", "/v1/licences/x", None, 403),
+    ("POST", "/v1/licences/x/request", {}, 403),
     ("POST", "/v1/tokens", {"name": "x", "group": "/B"}, 400),
     ("POST", "/v1/tokens", {"name": "x"}, 400),
     ("POST", "/v1/api-tokens", {"name": "x", "role": "auditor"}, 403),
@@ -450,6 +457,12 @@ WRONG = [
     ("POST", "/v1/store/collect", {"all": True}, 400),
     ("POST", "/v1/tasks", {"name": "x"}, 400),
     ("POST", "/v1/tasks", task("x", {"devices": ["00000000-0000-0000-0000-000000000000"]}), 400),
+    ("POST", "/v1/licences", {"code": "short"}, 400),
+    ("POST", "/v1/licences", {"code": "a\nb-c-d-e-f"}, 400),
+    ("POST", "/v1/licences/import", {"document": "{}", "signature": "00"}, 422),
+    ("GET", "/v1/licences/no-such", None, 404),
+    ("DELETE", "/v1/licences/no-such", None, 404),
+    ("GET", "/v1/seats?licence=x", None, 400),
     ("POST", "/v1/tokens", {"name": ""}, 400),
     ("POST", "/v1/tokens", {"name": "x", "uses": 0}, 400),
     ("POST", "/v1/api-tokens", {"name": "x", "role": "king"}, 400),
@@ -559,11 +572,60 @@ def tour_rest(api, world):
     api.done("POST", "/v1/apply", exported)
 
 
-def test_a_tour_through_everything(api, world):
+def signed(folder, **given):
+    """A licence as the vendor would send it."""
+    words = [f"--{key}={value}" for key, value in given.items()]
+    return json.loads(subprocess.run([VENDOR, "sign", "--key", f"{folder}/vendor.key", *words],
+                                     check=True, capture_output=True).stdout)
+
+
+def tour_licences(api, world, folder):
+    world.fenced(("SELECT FROM redoubt.licence_sync(now(), 'test', %s, NULL)", ("ab" * 32,)))
+    code = api.done("POST", "/v1/licences", {"code": "TOUR-CODE-0001"})
+    assert (code["state"], code["code"], code["licence"]) == ("pending", "...0001", None)
+    at = f"/v1/licences/{code['id']}"
+    request = api.done("POST", at + "/request")
+    assert (request["code"], request["lease_key"]) == ("TOUR-CODE-0001", "ab" * 32)
+    assert api.done("POST", at + "/request")["nonce"] == request["nonce"]
+    licence = api.done("POST", "/v1/licences/import", signed(folder, seats=5))
+    assert (licence["state"], licence["seats"], licence["used"]) == ("valid", 5, 0)
+    world.fenced((
+        "SELECT FROM redoubt.take_seats(jsonb_build_array(jsonb_build_object('device', %s, 'key', "
+        "'00', 'serial', '1')), jsonb_build_array(jsonb_build_object('licence', %s, 'seats', 5, "
+        "'limit', 5, 'until', extract(epoch FROM now() + interval '1 day')::bigint)), 3600, 60, "
+        "now())", (str(world.in_a), licence["licence"])))
+    assert [s["device"] for s in api.done("GET", f"/v1/seats?licence={licence['licence']}")[
+        "items"]] == [world.in_a]
+    assert api.done("GET", f"/v1/licences/{licence['id']}")["used"] == 1
+    assert api.done("GET", "/v1/licences")["state"] == "ok"
+    for id_ in (code["id"], licence["id"]):
+        api.done("DELETE", f"/v1/licences/{id_}")
+    assert api.done("GET", "/v1/licences")["state"] == "ended"
+    assert api.post("/v1/tokens", {"name": "x"}).error() == (403, "licence_ended")
+    world.fenced(("UPDATE redoubt.licensing SET state = 'none'", ()))
+
+
+@pytest.mark.parametrize("change", [
+    {"signature": "00" * 64}, {"document": "{}"}, {"document": None}, {"more": 1}])
+def test_what_the_vendor_did_not_sign_is_not_imported(api, folder, change):
+    envelope = {**signed(folder), **change}
+    if change == {"more": 1}:  # another signer
+        subprocess.run([VENDOR, "keygen", f"{folder}/other"], check=True)
+        envelope = signed(f"{folder}/other")
+    assert api.post("/v1/licences/import", envelope).error() == (422, "licence_invalid")
+
+
+def test_a_licence_of_another_cluster_is_not_imported(api, folder):
+    answer = api.post("/v1/licences/import", signed(folder, cluster="elsewhere"))
+    assert answer.error() == (422, "licence_invalid") and "elsewhere" in answer.text
+
+
+def test_a_tour_through_everything(api, world, folder):
     tour_devices(api, world)
     tour_groups(api, world)
     tour_tasks(api, world)
     tour_rest(api, world)
+    tour_licences(api, world, folder)
     signature_tour.tour(api)
     signer = package_tour.Signer(api.run, api.certificates.path("ca.pem"),
                                  api.certificates.path("ca.key"))

@@ -106,7 +106,7 @@ struct ctl_section {
 
 /* ctl_commands.c, manage_commands.c */
 extern const struct ctl_section ctl_cluster_section, ctl_manage_section,
-    ctl_signature_section, ctl_publish_section;
+    ctl_signature_section, ctl_publish_section, ctl_licence_section;
 extern const struct ctl_option *const ctl_global_options[];
 extern const size_t ctl_global_option_count;
 
@@ -115,7 +115,7 @@ enum { CTL_API_OPTIONS = 4 };
 extern const struct ctl_option *const ctl_api_options[CTL_API_OPTIONS];
 
 /* ctl_table.c: all sections as one table. */
-enum { CTL_SECTIONS = 4 };
+enum { CTL_SECTIONS = 5 };
 const struct ctl_section *ctl_section_at(size_t i);
 size_t ctl_command_count(void);
 const struct ctl_command *ctl_command_at(size_t i);

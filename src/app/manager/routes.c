@@ -1,6 +1,7 @@
 #include "app/manager/routes.h"
 
 #include "app/manager/enrol.h"
+#include "app/manager/licence.h"
 #include "app/manager/links.h"
 #include "app/manager/openapi.h"
 #include "app/manager/package.h"
@@ -86,6 +87,15 @@ static const struct route table[] = {
     GET("/v1/store/blobs", "api_blobs_list", PAGE),
     GET("/v1/store/blobs/{sha256}", "api_blob_get", ""),
     WRITE("POST", "/v1/store/collect", "api_store_collect", ADMINISTRATOR, BODY_OPTIONAL, "", NULL),
+
+    GET("/v1/licences", "api_licences_list", ""),
+    WRITE("POST", "/v1/licences", "api_licence_add", ADMINISTRATOR, BODY_NEEDED, "", NULL),
+    { .method = "POST", .pattern = "/v1/licences/import", .fn = "api_licence_import", .role = ADMINISTRATOR,
+      .write = true, .body = BODY_NEEDED, .query = "", .check = licence_check },
+    GET("/v1/licences/{id}", "api_licence_get", ""),
+    WRITE("DELETE", "/v1/licences/{id}", "api_licence_delete", ADMINISTRATOR, BODY_NONE, "", NULL),
+    WRITE("POST", "/v1/licences/{id}/request", "api_licence_request", ADMINISTRATOR, BODY_OPTIONAL, "", NULL),
+    GET("/v1/seats", "api_seats_list", "licence " PAGE),
 
     GET("/v1/tokens", "api_tokens_list", PAGE),
     WRITE("POST", "/v1/tokens", "api_token_create", ADMINISTRATOR, BODY_NEEDED, "", NULL),
