@@ -405,6 +405,18 @@ BEGIN
     RETURN body ->> member;
 END $$;
 
+-- GET /v1/signatures/source
+CREATE FUNCTION redoubt.api_signature_source_get(actor jsonb, path jsonb, query jsonb, body jsonb)
+RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    s redoubt.signature_source;
+BEGIN
+    PERFORM redoubt.require(actor, 'auditor');
+    SELECT * INTO STRICT s FROM redoubt.signature_source;
+    RETURN jsonb_build_object('status', 200, 'version', s.version,
+                              'body', redoubt.signature_source_json(s));
+END $$;
+
 -- PUT /v1/signatures/source: what is not given becomes the default.  The password of a proxy
 -- that is given as it was told ("***") stays.
 CREATE FUNCTION redoubt.api_signature_source_put(actor jsonb, path jsonb, query jsonb, body jsonb)
@@ -455,7 +467,7 @@ BEGIN
     PERFORM redoubt.audit_add(actor, 'signature_source_put', 'signatures',
         redoubt.signature_source_json(old), redoubt.signature_source_json(s));
     PERFORM pg_notify('redoubt', '{"t":"upstream"}');
-    RETURN redoubt.api_signatures_get(actor, '{}', '{}', '{}');
+    RETURN redoubt.api_signature_source_get(actor, '{}', '{}', '{}');
 END $$;
 
 -- POST /v1/signatures: files that are on the data share, verified by who brings them.

@@ -32,11 +32,13 @@ def tour(api):
     assert api.call("POST", "/v1/signatures/update").error() == (409, "signatures_no_source")
     source = {"url": "https://mirror.example/sig", "databases": ["tour"], "interval_min": 60,
               "proxy": "http://me:secret@proxy.example:3128"}
-    told = api.done("PUT", "/v1/signatures/source", source)["source"]
+    told = api.done("PUT", "/v1/signatures/source", source)
+    assert api.done("GET", "/v1/signatures/source") == told
     assert told["url"] == source["url"] and told["proxy"] == "http://me:***@proxy.example:3128"
     api.done("POST", "/v1/signatures/update", {})
     api.done("DELETE", "/v1/signatures/databases/tour")
     assert api.call("DELETE", "/v1/signatures/databases/tour").status == 404
-    assert api.done("PUT", "/v1/signatures/source", {})["databases"] == []
+    assert api.done("PUT", "/v1/signatures/source", {})["url"] is None
+    assert api.done("GET", "/v1/signatures")["databases"] == []
     assert api.done("GET", "/v1/signatures/custom")["serial"] == 0
     assert api.done("PUT", "/v1/signatures/custom", custom(1, "own.ndb"))["serial"] == 1

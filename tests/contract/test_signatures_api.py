@@ -203,7 +203,7 @@ def test_a_password_of_a_proxy_is_kept_and_not_told(api, sql):
     url = "http://me:secret@proxy:3128"
     for given in (url, "http://me:***@proxy:3128"):
         answer = api.call("PUT", "/v1/signatures/source", {"url": "http://m/s", "proxy": given})
-        assert answer.json["source"]["proxy"] == "http://me:***@proxy:3128"
+        assert answer.json["proxy"] == "http://me:***@proxy:3128"
         assert due(sql)["proxy"] == url
     assert "secret" not in api.get("/v1/audit").text
 
