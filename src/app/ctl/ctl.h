@@ -59,6 +59,11 @@ struct ctl_options {
     bool is_private;
     uint32_t limit, window, spread, expires, priority, uses, keep_days, keep_count, cpu;
     bool connected, offline, lock, no_subgroups, dry_run, prune, approval, latest, all;
+
+    /* Of the commands for signatures. */
+    const char *proxy, *mirror_ca;
+    struct ctl_list interval, database, keep, warning, critical;
+    bool force;
 };
 
 struct ctl {
