@@ -55,38 +55,40 @@ INSERT INTO redoubt.setting (position, key, type, min, max, words, "default", do
     (15, 'quarantine.max_mib', 'int', 1, 1048576, '{}', '1024',
      'How large the quarantine may become; the oldest files go first.'),
     (16, 'update.source', 'url', 0, 200, '{}', '""',
-     'The mirror that signatures come from. Empty: as the freshclam of the device is configured.'),
+     'The mirror that signatures come from: an address, or cluster: its own. Empty: as the freshclam of the device is configured.'),
     (17, 'update.interval_min', 'int', 10, 10080, '{}', '240',
      'How often signatures are updated, in minutes.'),
     (18, 'update.custom_urls', 'urls', 0, 32, '{}', '[]',
      'Signature files of your own, fetched with each update.'),
-    (19, 'scan.cpu_percent', 'int', 1, 100, '{}', '50',
+    (19, 'update.cluster_files', 'bool', 0, 1, '{}', 'true',
+     'With each update also the signature files that the cluster publishes, verified.'),
+    (20, 'scan.cpu_percent', 'int', 1, 100, '{}', '50',
      'How much of one CPU a scan may use.'),
-    (20, 'scan.quick_paths', 'paths', 0, 32, '{}', '["/tmp", "/home", "/root"]',
+    (21, 'scan.quick_paths', 'paths', 0, 32, '{}', '["/tmp", "/home", "/root"]',
      'What a quick scan looks at.'),
-    (21, 'scan.one_filesystem', 'bool', 0, 1, '{}', 'true',
+    (22, 'scan.one_filesystem', 'bool', 0, 1, '{}', 'true',
      'A full scan stays on the file systems of the paths that it began with.'),
-    (22, 'agent.heartbeat_s', 'int', 10, 3600, '{}', '120',
+    (23, 'agent.heartbeat_s', 'int', 10, 3600, '{}', '120',
      'A device says that it is there at least this often, in seconds.'),
-    (23, 'agent.reconnect_spread_s', 'int', 0, 3600, '{}', '0',
+    (24, 'agent.reconnect_spread_s', 'int', 0, 3600, '{}', '0',
      'After a lost connection, devices come back spread over this many seconds. 0: as the server says.'),
-    (24, 'status.signatures_warning_h', 'int', 0, 8760, '{}', '72',
+    (25, 'status.signatures_warning_h', 'int', 0, 8760, '{}', '72',
      'Warning when the signatures are older than this many hours. 0: never.'),
-    (25, 'status.signatures_critical_h', 'int', 0, 8760, '{}', '168',
+    (26, 'status.signatures_critical_h', 'int', 0, 8760, '{}', '168',
      'Critical when the signatures are older than this many hours. 0: never.'),
-    (26, 'status.scan_warning_days', 'int', 0, 365, '{}', '0',
+    (27, 'status.scan_warning_days', 'int', 0, 365, '{}', '0',
      'Warning when the last full or quick scan is older than this many days. 0: never.'),
-    (27, 'status.unseen_warning_h', 'int', 0, 8760, '{}', '24',
+    (28, 'status.unseen_warning_h', 'int', 0, 8760, '{}', '24',
      'Warning when the device was not heard of for this many hours. 0: never.'),
-    (28, 'status.unseen_critical_h', 'int', 0, 8760, '{}', '0',
+    (29, 'status.unseen_critical_h', 'int', 0, 8760, '{}', '0',
      'Critical when the device was not heard of for this many hours. 0: never.'),
-    (29, 'status.realtime_off', 'choice', 0, 2, '{ok,warning,critical}', '"warning"',
+    (30, 'status.realtime_off', 'choice', 0, 2, '{ok,warning,critical}', '"warning"',
      'The status of a device whose real-time protection is off or has failed.'),
-    (30, 'status.licence_missing', 'choice', 0, 2, '{ok,warning,critical}', '"ok"',
+    (31, 'status.licence_missing', 'choice', 0, 2, '{ok,warning,critical}', '"ok"',
      'The status of a device whose licence is missing or has expired.'),
-    (31, 'status.engine_down', 'choice', 0, 2, '{ok,warning,critical}', '"critical"',
+    (32, 'status.engine_down', 'choice', 0, 2, '{ok,warning,critical}', '"critical"',
      'The status of a device whose engine does not run.'),
-    (32, 'status.threat', 'choice', 0, 2, '{ok,warning,critical}', '"critical"',
+    (33, 'status.threat', 'choice', 0, 2, '{ok,warning,critical}', '"critical"',
      'The status of a device with a threat that was not cured.');
 
 -- What is wrong with one value; NULL: nothing.
@@ -111,7 +113,7 @@ BEGIN
         END IF;
         RETURN NULL;
     ELSIF s.type = 'url' THEN
-        RETURN CASE WHEN value <> '""' THEN redoubt.item_problem('urls', value) END;
+        RETURN CASE WHEN value NOT IN ('""', '"cluster"') THEN redoubt.item_problem('urls', value) END;
     END IF;
     IF kind <> 'array' THEN
         RETURN 'must be a list of texts';

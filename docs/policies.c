@@ -17,7 +17,7 @@ static void print_range(const struct policy_setting *s)
                 putchar(*p);
         printf("\"`");
         break;
-    case POLICY_URL: printf("an address, or `\"\"`"); break;
+    case POLICY_URL: printf("an address, `cluster`, or `\"\"`"); break;
     case POLICY_URLS: printf("at most %u addresses", s->max); break;
     case POLICY_PATHS: printf("at most %u paths", s->max); break;
     }

@@ -52,6 +52,7 @@ static const struct row {
     { "{\"exclusions.paths\":[\"/a/...\",\"/..a\"]}", NULL, NULL, 0 },
     { "{\"exclusions.paths\":{}}", "exclusions.paths", "must be a list of texts", 0 },
     { "{\"update.source\":\"\"}", NULL, NULL, 0 },
+    { "{\"update.source\":\"cluster\"}", NULL, NULL, 0 },
     { "{\"update.source\":\"file:///x\"}", "update.source",
       "must begin with http:// or https:// and have no blanks", 0 },
     { "{\"engine.threads\":0,\"onaccess.mode\":1,\"scan.one_filesystem\":0}",

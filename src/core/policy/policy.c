@@ -142,7 +142,7 @@ static void check_value(const struct policy_setting *s, const struct json_member
         break;
     case POLICY_CHOICE: check_choice(s, m, why); break;
     case POLICY_URL:
-        if (m->kind != JSON_STRING || m->raw.n > 0)
+        if (m->kind != JSON_STRING || (m->raw.n > 0 && !str_is(m->raw, "cluster")))
             check_item(s->type, m, why);
         break;
     case POLICY_URLS:

@@ -44,7 +44,7 @@ enum policy_severity { POLICY_OK, POLICY_WARNING, POLICY_CRITICAL };
 /*
  * X(TYPE, member, key, min, max, words, default, doc)
  *
- * TYPE: INT min..max; BOOL; CHOICE of words; URL of at most max bytes or ""; URLS and PATHS
+ * TYPE: INT min..max; BOOL; CHOICE of words; URL of at most max bytes, "" or "cluster"; URLS and PATHS
  * of min to max entries.  default is JSON.  The order is that of documents.  A new setting:
  * a line here, a line in db/0005_groups.sql (by a migration once that is released).
  */
@@ -82,11 +82,13 @@ enum policy_severity { POLICY_OK, POLICY_WARNING, POLICY_CRITICAL };
     X(INT, quarantine_max_mib, "quarantine.max_mib", 1, 1048576, "", "1024",             \
       "How large the quarantine may become; the oldest files go first.")                 \
     X(URL, update_source, "update.source", 0, POLICY_ITEM_MAX, "", "\"\"",               \
-      "The mirror that signatures come from. Empty: as the freshclam of the device is configured.") \
+      "The mirror that signatures come from: an address, or cluster: its own. Empty: as the freshclam of the device is configured.") \
     X(INT, update_interval_min, "update.interval_min", 10, 10080, "", "240",             \
       "How often signatures are updated, in minutes.")                                   \
     X(URLS, update_custom_urls, "update.custom_urls", 0, POLICY_LIST_MAX, "", "[]",      \
       "Signature files of your own, fetched with each update.")                          \
+    X(BOOL, update_cluster_files, "update.cluster_files", 0, 1, "", "true",              \
+      "With each update also the signature files that the cluster publishes, verified.") \
     X(INT, scan_cpu_percent, "scan.cpu_percent", 1, 100, "", "50",                       \
       "How much of one CPU a scan may use.")                                             \
     X(PATHS, scan_quick_paths, "scan.quick_paths", 0, POLICY_LIST_MAX, "",               \
