@@ -219,9 +219,23 @@ int64_t protect_built(struct protect *p)
     return p->own_built > p->last_update ? p->own_built : p->last_update;
 }
 
+/* The cluster's Web Server: as configured, or on the host of the Administration Server. */
+static void web_of(const struct protect *p, char *out, size_t size)
+{
+    const struct conf_agent *c = &p->conf.agent;
+    const char *colon = strrchr(c->server, ':');
+
+    if (c->web[0])
+        (void)snprintf(out, size, "%s", c->web);
+    else
+        (void)snprintf(out, size, "http://%.*s:8060",
+                       (int)(colon ? (size_t)(colon - c->server) : strlen(c->server)),
+                       c->server);
+}
+
 static void start_update(struct protect *p, struct run *run)
 {
-    char conf[CONF_PATH + 32], databases[256];
+    char conf[CONF_PATH + 32], databases[256], web[CONF_PATH + 32];
 
     if (!has_source(p) && run) {
         run_refuse(run,
@@ -231,11 +245,14 @@ static void start_update(struct protect *p, struct run *run)
     }
     (void)snprintf(conf, sizeof(conf), "%s/freshclam.conf", p->conf.agent.state_dir);
     databases_of(p, databases, sizeof(databases));
+    web_of(p, web, sizeof(web));
     json_t *job =
-        json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:o}", "do", "update", "conf", conf,
-                  "databases", databases, "own", p->conf.agent.freshclam_conf, "clamd",
-                  p->conf.agent.clamd, "source", p->policy->update_source, "custom",
-                  list_of(&p->policy->update_custom_urls));
+        json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:o,s:s,s:s,s:s,s:b}", "do", "update", "conf",
+                  conf, "databases", databases, "own", p->conf.agent.freshclam_conf,
+                  "clamd", p->conf.agent.clamd, "source", p->policy->update_source,
+                  "custom", list_of(&p->policy->update_custom_urls), "web", web, "ca",
+                  p->conf.agent.ca, "state", p->conf.agent.state_dir, "cluster_files",
+                  p->policy->update_cluster_files);
     p->update_job = job_start(p, job, -1, update_done, run);
     if (run)
         run->job = p->update_job;

@@ -14,6 +14,7 @@
 #include "app/agent/channel.h"
 #include "app/agent/engine_conf.h"
 #include "app/agent/files.h"
+#include "app/agent/update_cluster.h"
 #include "app/agent/worker.h"
 #include "sys/clamav/session.h"
 
@@ -40,6 +41,7 @@ static const struct {
 struct update {
     char own[ENGINE_CONF_MAX], conf[ENGINE_CONF_MAX], output[OUTPUT_BYTES];
     char folder[256], owner[64];
+    struct cluster_files cluster;
 };
 
 static uint64_t fnv(uint64_t h, const void *bytes, size_t n)
@@ -115,15 +117,24 @@ static bool is_one_word(const char *s)
     return s[0] != '\0' && strpbrk(s, " \t\r\n\"") == NULL;
 }
 
-/* Where from; false if nobody says it. */
-static bool add_sources(const struct update *u, const json_t *job, struct text *t)
+/* Where from; *any stays false if nobody says it. */
+static enum err add_sources(struct update *u, const json_t *job, struct text *t,
+                            bool *any, struct err_info *info)
 {
     const char *source = job_text(job, "source");
     const json_t *list = json_object_get(job, "custom"), *one;
     struct text from = *t;
+    enum err e = ERR_OK;
     size_t i;
 
-    if (is_one_word(source)) {
+    *any = is_one_word(source) || u->own[0] != '\0';
+    if (strcmp(source, "cluster") == 0) {
+        e = cluster_sources(&u->cluster, t, info);
+        *any = e == ERR_OK;
+        /* With files of its own alone, it is a source all the same. */
+        if (e == ERR_NOT_FOUND && cluster_is_used(&u->cluster))
+            e = ERR_OK;
+    } else if (is_one_word(source)) {
         /* A mirror of files: no DNS, increments as far as it has them. */
         text_add(t, "DatabaseMirror %s\nDNSDatabaseInfo no\nMaxAttempts 2\n", source);
     } else {
@@ -133,23 +144,21 @@ static bool add_sources(const struct update *u, const json_t *job, struct text *
                         "ExcludeDatabase bytecode\nDatabaseMirror localhost\n"
                         "DNSDatabaseInfo no\n");
     }
-    bool any = is_one_word(source) || u->own[0] != '\0';
     json_array_foreach(list, i, one)
     {
         const char *url = json_string_value(one);
 
         if (url && is_one_word(url)) {
             text_add(t, "DatabaseCustomURL %s\n", url);
-            any = true;
+            *any = true;
         }
     }
-    return any;
+    return e;
 }
 
-static enum err compose(struct update *u, const json_t *job, struct err_info *info)
+static enum err find_folder(struct update *u, const json_t *job, struct err_info *info)
 {
     const char *own = job_text(job, "own"), *folder = job_text(job, "databases");
-    struct text t;
     size_t n;
 
     if (own[0]) {
@@ -163,13 +172,41 @@ static enum err compose(struct update *u, const json_t *job, struct err_info *in
                                             u->folder, sizeof(u->folder)))
         (void)snprintf(u->folder, sizeof(u->folder), "/var/lib/clamav");
     find_owner(u);
+    return ERR_OK;
+}
+
+/* *needed: is there anything for freshclam to do? */
+static enum err compose(struct update *u, const json_t *job, bool *needed,
+                        struct err_info *info)
+{
+    struct text t;
+
     text_init(&t, u->conf, sizeof(u->conf));
     text_add(&t, "DatabaseDirectory %s\n", u->folder);
     if (u->owner[0])
         text_add(&t, "DatabaseOwner %s\n", u->owner);
-    if (!add_sources(u, job, &t))
+    enum err e = add_sources(u, job, &t, needed, info);
+    if (e != ERR_OK)
+        return e;
+    *needed = cluster_custom(&u->cluster, &t) > 0 || *needed;
+    if (!*needed && !cluster_is_used(&u->cluster))
         return err_set(info, ERR_CONFIG, 0, "no source of signatures is configured");
     return t.cut ? err_set(info, ERR_LIMIT, 0, "the configuration is too long") : ERR_OK;
+}
+
+/* The cluster's own files.  One that publishes none, or has no Web Server, is no error. */
+static enum err stage(struct update *u, struct worker *w, const json_t *job,
+                      struct err_info *info)
+{
+    cluster_init(&u->cluster, w, job_text(job, "web"), job_text(job, "ca"), u->folder,
+                 job_text(job, "state"));
+    if (!job_text(job, "web")[0] || !json_is_true(json_object_get(job, "cluster_files")))
+        return ERR_OK;
+    enum err e = cluster_stage(&u->cluster, info);
+    if (e == ERR_NOT_FOUND || (e != ERR_OK && !cluster_is_used(&u->cluster) &&
+                               (e == ERR_IO || e == ERR_TIMEOUT)))
+        return ERR_OK;
+    return e;
 }
 
 /*
@@ -214,30 +251,20 @@ static enum err store_conf(const struct update *u, const char *path,
     return file_store(path, str_of(u->conf), NULL, info);
 }
 
-static enum err run(struct worker *w, struct update *u, const json_t *job, json_t *out,
-                    struct err_info *info)
+static enum err freshclam(struct worker *w, struct update *u, const char *path,
+                          json_t *out, struct err_info *info)
 {
-    char config[300], none[64];
+    char config[300];
     char *argv[] = { (char[]){ "freshclam" }, (char[]){ "--stdout" }, config, NULL };
     struct command c = { argv, LIMIT_S, u->output, sizeof(u->output), false };
-    const char *path = job_text(job, "conf");
-    unsigned files;
     int code = 0;
     enum err e = store_conf(u, path, info);
 
     (void)snprintf(config, sizeof(config), "--config-file=%s", path);
-    uint64_t before = fingerprint(u->folder, &files);
     if (e == ERR_OK)
         e = command_run(w, &c, &code, info);
     if (e == ERR_OK)
         e = judge(code, u->output, info);
-    bool changed = fingerprint(u->folder, &files) != before;
-    /* Without this clamd sees it by itself, within ten minutes. */
-    if (changed && clamav_say(job_text(job, "clamd"), "zRELOAD", SAY_MS, none,
-                              sizeof(none), NULL) != ERR_OK)
-        (void)json_object_set_new(out, "reload", json_false());
-    (void)json_object_set_new(out, "changed", json_boolean(changed));
-    (void)json_object_set_new(out, "files", json_integer((json_int_t)files));
     (void)json_object_set_new(out, "exit", json_integer(code));
     if (e != ERR_OK) {
         size_t n = strlen(u->output), tail = n > 800 ? n - 800 : 0;
@@ -247,6 +274,33 @@ static enum err run(struct worker *w, struct update *u, const json_t *job, json_
     return e;
 }
 
+static enum err run(struct worker *w, struct update *u, const json_t *job, json_t *out,
+                    struct err_info *info)
+{
+    struct err_info late = { .what = "" };
+    bool needed = false;
+    char none[64];
+    unsigned files;
+    uint64_t before = fingerprint(u->folder, &files);
+    enum err staged = stage(u, w, job, &late);
+    enum err e = compose(u, job, &needed, info);
+
+    if (e == ERR_OK && needed)
+        e = freshclam(w, u, job_text(job, "conf"), out, info);
+    if (e == ERR_OK && staged == ERR_OK)
+        e = cluster_finish(&u->cluster, info);
+    bool changed = fingerprint(u->folder, &files) != before;
+    /* Without this clamd sees it by itself, within ten minutes. */
+    if (changed && clamav_say(job_text(job, "clamd"), "zRELOAD", SAY_MS, none,
+                              sizeof(none), NULL) != ERR_OK)
+        (void)json_object_set_new(out, "reload", json_false());
+    (void)json_object_set_new(out, "changed", json_boolean(changed));
+    (void)json_object_set_new(out, "files", json_integer((json_int_t)files));
+    /* The databases are up to date, at least. */
+    return e == ERR_OK && staged != ERR_OK ? err_set(info, staged, 0, "%s", late.what)
+                                           : e;
+}
+
 enum err update_job(struct worker *w, const json_t *job, json_t *out,
                     struct err_info *info)
 {
@@ -254,9 +308,10 @@ enum err update_job(struct worker *w, const json_t *job, json_t *out,
 
     if (!u)
         return err_set(info, ERR_MEMORY, ENOMEM, "update");
-    enum err e = compose(u, job, info);
+    enum err e = find_folder(u, job, info);
     if (e == ERR_OK)
         e = run(w, u, job, out, info);
+    cluster_release(&u->cluster);
     free(u);
     return e;
 }

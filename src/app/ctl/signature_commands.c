@@ -92,7 +92,7 @@ static const struct ctl_command commands[] = {
           "engine and without the cluster. The exit code is 1 if a file is refused.",
       .run = cmd_signature_verify },
     { .name = "signature custom",
-      .args = "publish FILE... | remove NAME... | list",
+      .args = "publish|remove|list [FILE...]",
       .args_min = 1,
       .args_max = ARGS_MANY,
       .summary = "signature files of your own, with a signed manifest",

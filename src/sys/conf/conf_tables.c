@@ -313,6 +313,10 @@ static const struct conf_key agent_keys[] = {
          "Configuration file of freshclam on this device, which is read and never "
          "written: where the signatures come from unless the policy says it. Empty: only "
          "the policy says it."),
+    WORD(conf_agent, web, CONF_T_TEXT, "", RESTART,
+         "Address of the cluster's Web Server, which signatures come from if the policy "
+         "says "
+         "cluster: http://host:port. Empty: port 8060 on the host of server."),
     WORD(conf_agent, engine_restart, CONF_T_TEXT, "systemctl restart clamav-daemon",
          RESTART,
          "Command that restarts clamd after its configuration changed: a program and its "

@@ -264,8 +264,8 @@ enum err fetch_file(struct fetch *f, const char *file, const char *path,
         e = by_status(f, file, status, what, info);
     if (e == ERR_OK && *what == FETCHED)
         e = finish(s.fd, part, path, info);
-    else if ((e == ERR_OK && *what == FETCH_ABSENT) || e == ERR_LIMIT)
-        (void)unlink(part); /* of what is not there */
+    else if ((e == ERR_OK && *what == FETCH_ABSENT) || e == ERR_LIMIT || s.at == 0)
+        (void)unlink(part); /* there is nothing to go on with */
     (void)close(s.fd);
     return e;
 }

@@ -1,0 +1,409 @@
+#include "app/agent/update_cluster.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "app/agent/files.h"
+#include "sys/ca/ca_sign.h"
+
+enum {
+    MANIFEST_MAX = 1024 * 1024,
+    FILES_MAX = 200,
+    PATH_BYTES = 400,
+    TRIES = 3,
+    SHA = crypto_hash_sha256_BYTES,
+    KEPT_MAX = MANIFEST_MAX + 2 * CA_SIGNATURE_MAX + 2,
+};
+#define FILE_BYTES_MAX ((json_int_t)256 << 20)
+
+void cluster_init(struct cluster_files *c, struct worker *w, const char *web,
+                  const char *ca, const char *databases, const char *state)
+{
+    *c = (struct cluster_files){
+        .worker = w, .web = web, .ca = ca, .databases = databases
+    };
+    (void)snprintf(c->kept, sizeof(c->kept), "%.280s/custom.json", state);
+    (void)snprintf(c->stage, sizeof(c->stage), "%.280s/.redoubt", databases);
+}
+
+void cluster_release(struct cluster_files *c)
+{
+    if (c->stage[0])
+        (void)rmdir(c->stage); /* if nothing waits there */
+    free(c->manifest);
+    free(c->signature);
+    json_decref(c->files);
+    json_decref(c->old);
+    *c = (struct cluster_files){ 0 };
+}
+
+bool cluster_is_used(const struct cluster_files *c)
+{
+    return c->files || c->old;
+}
+
+static bool goes_on(void *arg)
+{
+    struct worker *w = arg;
+
+    worker_listen(w, 0);
+    return !w->cancelled && !w->ended;
+}
+
+/* place: "sig" or "custom". */
+static enum err open_fetch(struct cluster_files *c, const char *place,
+                           char url[FETCH_URL], struct fetch *f, struct err_info *info)
+{
+    struct fetch_options o = {
+        .url = url, .proxy = "", .ca_file = c->ca, .goes_on = goes_on, .arg = c->worker
+    };
+
+    (void)snprintf(url, FETCH_URL, "%s/%s", c->web, place);
+    return fetch_init(f, &o, info);
+}
+
+enum err cluster_sources(struct cluster_files *c, struct text *conf,
+                         struct err_info *info)
+{
+    static const char *const names[] = { "main", "daily", "bytecode" };
+    char url[FETCH_URL], head[CVD_HEADER], file[32];
+    enum fetched what = FETCH_ABSENT;
+    struct fetch f;
+    unsigned there = 0;
+    enum err e = open_fetch(c, "sig", url, &f, info);
+
+    if (e != ERR_OK)
+        return e;
+    text_add(conf, "DatabaseMirror %s\nDNSDatabaseInfo no\nMaxAttempts 2\n", url);
+    for (size_t i = 0; e == ERR_OK && i < LEN(names); i++) {
+        (void)snprintf(file, sizeof(file), "%s.cvd", names[i]);
+        e = fetch_head(&f, file, 0, head, &what, info);
+        if (e == ERR_OK && what == FETCH_ABSENT)
+            text_add(conf, "ExcludeDatabase %s\n", names[i]);
+        there += e == ERR_OK && what == FETCHED;
+    }
+    fetch_release(&f);
+    if (e == ERR_OK && there == 0)
+        return err_set(info, ERR_NOT_FOUND, 0,
+                       "the cluster publishes no signature databases yet");
+    return e;
+}
+
+/* ---- files ---- */
+
+/* The digest of a plain file as hex; false if it cannot be read. */
+static bool digest_of(const char *path, json_int_t size, char hex[2 * SHA + 1])
+{
+    crypto_hash_sha256_state h;
+    uint8_t buf[16384], out[SHA];
+    struct stat st;
+    ssize_t n = -1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+
+    if (fd < 0)
+        return false;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == size) {
+        (void)crypto_hash_sha256_init(&h);
+        while ((n = read(fd, buf, sizeof(buf))) > 0)
+            (void)crypto_hash_sha256_update(&h, buf, (unsigned long long)n);
+        (void)crypto_hash_sha256_final(&h, out);
+        hex_encode(hex, out, SHA);
+    }
+    (void)close(fd); /* it was only read */
+    return n == 0;
+}
+
+static bool is_file(const char *folder, const json_t *f)
+{
+    const char *name = json_string_value(json_object_get(f, "name"));
+    const char *sha = json_string_value(json_object_get(f, "sha256"));
+    char path[PATH_BYTES], hex[2 * SHA + 1];
+
+    (void)snprintf(path, sizeof(path), "%s/%s", folder, name);
+    return digest_of(path, json_integer_value(json_object_get(f, "size")), hex) &&
+           strcmp(hex, sha) == 0;
+}
+
+/* Exactly what a file of a manifest may be. */
+static bool is_sane(const json_t *f)
+{
+    const char *name = json_string_value(json_object_get(f, "name"));
+    const char *sha = json_string_value(json_object_get(f, "sha256"));
+    json_int_t size = json_integer_value(json_object_get(f, "size"));
+    uint8_t bytes[SHA];
+
+    return name && sha && cvd_custom_name(str_of(name)) && size > 0 &&
+           size <= FILE_BYTES_MAX && hex_decode(bytes, sizeof(bytes), str_of(sha));
+}
+
+/* ---- the manifest ---- */
+
+static enum err verify(const struct cluster_files *c, struct str text,
+                       struct str signature, struct err_info *info)
+{
+    static char ca[CA_PEM_MAX];
+    uint8_t digest[SHA];
+    size_t n = 0;
+    enum err e = file_load(c->ca, ca, sizeof(ca), &n, info);
+
+    if (e != ERR_OK)
+        return e;
+    (void)crypto_hash_sha256(digest, (const unsigned char *)text.p, text.n);
+    return ca_verify_digest((struct str){ ca, n }, digest, signature, info);
+}
+
+/* The files of a verified manifest; NULL and info if it makes no sense. */
+static json_t *read_manifest(struct str text, json_int_t *serial, struct err_info *info)
+{
+    json_t *o = json_loadb(text.p, text.n, JSON_REJECT_DUPLICATES, NULL), *files, *f;
+    const char *type = json_string_value(json_object_get(o, "type"));
+    bool ok = type && strcmp(type, "redoubt-signatures") == 0;
+    size_t i;
+
+    *serial = json_integer_value(json_object_get(o, "serial"));
+    files = json_object_get(o, "files");
+    ok = ok && *serial > 0 && json_is_array(files) && json_array_size(files) <= FILES_MAX;
+    json_array_foreach(files, i, f)
+    {
+        ok = ok && is_sane(f);
+    }
+    if (!ok)
+        (void)err_set(info, ERR_CORRUPT, 0,
+                      "the manifest of the cluster's signature files "
+                      "makes no sense");
+    files = ok ? json_incref(files) : NULL;
+    json_decref(o);
+    return files;
+}
+
+/* The hex of the signature in a line, then the manifest. */
+static json_int_t take_apart(struct cluster_files *c, struct str text)
+{
+    uint8_t signature[CA_SIGNATURE_MAX];
+    const char *end = memchr(text.p, '\n', text.n);
+    size_t n = end ? (size_t)(end - text.p) : 0;
+    json_int_t serial = 0;
+
+    if (!end || n / 2 > sizeof(signature) ||
+        !hex_decode(signature, n / 2, (struct str){ text.p, n }))
+        return 0;
+    text = (struct str){ end + 1, text.n - n - 1 };
+    c->old = read_manifest(text, &serial, NULL);
+    /* What it lists was put here by us, whoever signed it; its serial may not count. */
+    return c->old && verify(c, text, (struct str){ (char *)signature, n / 2 }, NULL) ==
+                         ERR_OK
+               ? serial
+               : 0;
+}
+
+/* What was taken before; its serial, 0: nothing, or of another authority. */
+static json_int_t load_old(struct cluster_files *c)
+{
+    char *text = malloc(KEPT_MAX);
+    json_int_t serial = 0;
+    size_t n = 0;
+
+    if (text && file_load(c->kept, text, KEPT_MAX, &n, NULL) == ERR_OK)
+        serial = take_apart(c, (struct str){ text, n });
+    free(text);
+    return serial;
+}
+
+static enum err keep(const struct cluster_files *c, struct err_info *info)
+{
+    char *text = malloc(KEPT_MAX);
+
+    if (!text)
+        return err_set(info, ERR_MEMORY, ENOMEM, "update");
+    hex_encode(text, (const uint8_t *)c->signature, c->signature_n);
+    text[2 * c->signature_n] = '\n';
+    memcpy(text + 2 * c->signature_n + 1, c->manifest, c->manifest_n);
+    enum err e =
+        file_store(c->kept, (struct str){ text, 2 * c->signature_n + 1 + c->manifest_n },
+                   NULL, info);
+    free(text);
+    return e;
+}
+
+/* A small file of the Web Server, whole; *out is NULL if it has none. */
+static enum err get_small(struct cluster_files *c, struct fetch *f, const char *name,
+                          size_t max, char **out, size_t *n, struct err_info *info)
+{
+    char path[PATH_BYTES];
+    enum fetched what = FETCH_ABSENT;
+    char *buf = NULL;
+
+    (void)snprintf(path, sizeof(path), "%s/%s", c->stage, name);
+    (void)unlink(path);
+    enum err e = fetch_file(f, name, path, max, &what, info);
+    if (e == ERR_OK && what == FETCHED) {
+        buf = malloc(max + 1);
+        e = buf ? file_load(path, buf, max + 1, n, info)
+                : err_set(info, ERR_MEMORY, ENOMEM, "update");
+        (void)unlink(path); /* it is read */
+    }
+    if (e != ERR_OK) {
+        free(buf);
+        return e;
+    }
+    free(*out);
+    *out = buf;
+    return ERR_OK;
+}
+
+/* Both files of one publication: it may change between the two requests. */
+static enum err get_manifest(struct cluster_files *c, struct fetch *f,
+                             struct err_info *info)
+{
+    enum err e = ERR_DENIED;
+
+    for (int i = 0; i < TRIES && e == ERR_DENIED; i++) {
+        e = get_small(c, f, "manifest.json", MANIFEST_MAX - 1, &c->manifest,
+                      &c->manifest_n, info);
+        if (e != ERR_OK || !c->manifest)
+            return e;
+        e = get_small(c, f, "manifest.json.sig", CA_SIGNATURE_MAX - 1, &c->signature,
+                      &c->signature_n, info);
+        if (e != ERR_OK)
+            return e;
+        e = verify(c, (struct str){ c->manifest, c->manifest_n },
+                   (struct str){ c->signature ? c->signature : "", c->signature_n },
+                   info);
+    }
+    return e;
+}
+
+/* Fetches what is neither here nor in place. */
+static enum err get_files(struct cluster_files *c, struct fetch *f, struct err_info *info)
+{
+    char path[PATH_BYTES];
+    const json_t *one;
+    enum err e = ERR_OK;
+    size_t i;
+
+    json_array_foreach(c->files, i, one)
+    {
+        const char *name = json_string_value(json_object_get(one, "name"));
+        enum fetched what = FETCHED;
+
+        if (e != ERR_OK || is_file(c->databases, one) || is_file(c->stage, one))
+            continue;
+        (void)snprintf(path, sizeof(path), "%s/%s", c->stage, name);
+        e = fetch_file(f, name, path,
+                       (uint64_t)json_integer_value(json_object_get(one, "size")), &what,
+                       info);
+        if (e == ERR_OK && what != FETCHED)
+            e = err_set(info, ERR_IO, 0, "%s is listed, but the cluster does not have it",
+                        name);
+        if (e == ERR_OK && !is_file(c->stage, one)) {
+            (void)unlink(path);
+            e = err_set(info, ERR_CORRUPT, 0, "%s is not what the manifest lists", name);
+        }
+    }
+    return e;
+}
+
+enum err cluster_stage(struct cluster_files *c, struct err_info *info)
+{
+    json_int_t had = load_old(c), serial = 0;
+    char url[FETCH_URL];
+    struct fetch f;
+
+    if (mkdir(c->stage, 0755) != 0 && errno != EEXIST)
+        return err_set(info, ERR_IO, errno, "make %s", c->stage);
+    enum err e = open_fetch(c, "custom", url, &f, info);
+    if (e == ERR_OK)
+        e = get_manifest(c, &f, info);
+    if (e == ERR_OK && !c->manifest)
+        e = err_set(info, ERR_NOT_FOUND, 0, "the cluster has no manifest");
+    if (e == ERR_OK) {
+        c->files =
+            read_manifest((struct str){ c->manifest, c->manifest_n }, &serial, info);
+        e = c->files ? ERR_OK : ERR_CORRUPT;
+    }
+    if (e == ERR_OK && serial < had)
+        e = err_set(
+            info, ERR_STALE, 0,
+            "the manifest of the cluster's signature files is older (serial %lld) "
+            "than the one that was taken (%lld)",
+            (long long)serial, (long long)had);
+    if (e == ERR_OK)
+        e = get_files(c, &f, info);
+    fetch_release(&f);
+    if (e != ERR_OK) { /* all of it or nothing */
+        json_decref(c->files);
+        c->files = NULL;
+    }
+    return e;
+}
+
+unsigned cluster_custom(const struct cluster_files *c, struct text *conf)
+{
+    char path[PATH_BYTES], there[PATH_BYTES];
+    const json_t *one;
+    unsigned count = 0;
+    struct stat st;
+    size_t i;
+
+    json_array_foreach(c->files, i, one)
+    {
+        const char *name = json_string_value(json_object_get(one, "name"));
+
+        if (is_file(c->databases, one) || !is_file(c->stage, one))
+            continue;
+        (void)snprintf(path, sizeof(path), "%s/%s", c->stage, name);
+        (void)snprintf(there, sizeof(there), "%s/%s", c->databases, name);
+        /* freshclam, which is another user, takes what is newer than what it has. */
+        if (chmod(path, 0644) != 0 || utimensat(AT_FDCWD, path, NULL, 0) != 0)
+            continue;
+        if (stat(there, &st) == 0 && st.st_mtim.tv_sec > time(NULL))
+            (void)unlink(there);
+        text_add(conf, "DatabaseCustomURL file://%s\n", path);
+        count++;
+    }
+    return count;
+}
+
+static bool lists(const json_t *files, const char *name)
+{
+    const json_t *f;
+    size_t i;
+
+    json_array_foreach(files, i, f)
+    {
+        if (strcmp(json_string_value(json_object_get(f, "name")), name) == 0)
+            return true;
+    }
+    return false;
+}
+
+enum err cluster_finish(struct cluster_files *c, struct err_info *info)
+{
+    char path[PATH_BYTES];
+    const json_t *one;
+    size_t i;
+
+    if (!c->files)
+        return ERR_OK;
+    json_array_foreach(c->files, i, one)
+    {
+        const char *name = json_string_value(json_object_get(one, "name"));
+
+        if (!is_file(c->databases, one))
+            return err_set(info, ERR_IO, 0, "%s was fetched but not taken", name);
+        (void)snprintf(path, sizeof(path), "%s/%s", c->stage, name);
+        (void)unlink(path);
+    }
+    json_array_foreach(c->old, i, one)
+    {
+        const char *name = json_string_value(json_object_get(one, "name"));
+
+        (void)snprintf(path, sizeof(path), "%s/%s", c->databases, name);
+        if (!lists(c->files, name) && unlink(path) != 0 && errno != ENOENT)
+            return err_set(info, ERR_IO, errno, "remove %s", path);
+    }
+    return keep(c, info);
+}
