@@ -92,12 +92,13 @@ static const struct ctl_command commands[] = {
           "engine and without the cluster. The exit code is 1 if a file is refused.",
       .run = cmd_signature_verify },
     { .name = "signature custom",
-      .args = "publish|remove|list [FILE...]",
+      .args = "ACTION [FILE]...",
       .args_min = 1,
       .args_max = ARGS_MANY,
       .summary = "signature files of your own, with a signed manifest",
       .doc =
-          "On a node, as root: publishes files that ClamAV loads (.ndb .hdb .hsb .ldb "
+          "ACTION is publish, remove or list. On a node, as root: publishes files that "
+          "ClamAV loads (.ndb .hdb .hsb .ldb "
           ".yar "
           ".cud and others), or stops publishing them. The manifest is signed with the "
           "cluster's key; agents take only what it lists, and never an older one.",
