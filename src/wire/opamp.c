@@ -1,6 +1,6 @@
-#include "wire/opamp.h"
+#include "wire/opamp_in.h"
 
-static enum err pb_verdict(const struct pb *r, struct err_info *info, const char *what)
+enum err opamp_verdict_of(const struct pb *r, struct err_info *info, const char *what)
 {
     if (r->over)
         return err_set(info, ERR_LIMIT, 0, "%s: too many fields", what);
@@ -9,8 +9,8 @@ static enum err pb_verdict(const struct pb *r, struct err_info *info, const char
     return ERR_OK;
 }
 
-static enum err text_check(struct str s, size_t max, struct err_info *info,
-                           const char *what)
+enum err opamp_text_check(struct str s, size_t max, struct err_info *info,
+                          const char *what)
 {
     if (s.n > max)
         return err_set(info, ERR_LIMIT, 0, "%s: longer than %zu bytes", what, max);
@@ -50,9 +50,9 @@ static enum err value_decode(struct str bytes, struct opamp_attr *a,
         default: a->kind = OPAMP_OTHER;
         }
     }
-    enum err e = pb_verdict(&r, info, "attribute value");
+    enum err e = opamp_verdict_of(&r, info, "attribute value");
     if (e == ERR_OK && a->kind == OPAMP_STRING)
-        e = text_check(a->text, OPAMP_TEXT_MAX, info, "attribute value");
+        e = opamp_text_check(a->text, OPAMP_TEXT_MAX, info, "attribute value");
     return e;
 }
 
@@ -74,9 +74,9 @@ enum err opamp_attr_decode(struct str bytes, struct opamp_attrs *to,
             e = value_decode(pb_bytes(&r, &f), &a, info);
     }
     if (e == ERR_OK)
-        e = pb_verdict(&r, info, "attribute");
+        e = opamp_verdict_of(&r, info, "attribute");
     if (e == ERR_OK)
-        e = text_check(a.key, OPAMP_KEY_MAX, info, "attribute key");
+        e = opamp_text_check(a.key, OPAMP_KEY_MAX, info, "attribute key");
     if (e == ERR_OK)
         to->at[to->count++] = a;
     return e;
@@ -98,7 +98,7 @@ static enum err description_decode(struct str bytes, struct opamp_agent *m,
         else if (f.number == 2)
             e = opamp_attr_decode(pb_bytes(&r, &f), &m->other, info);
     }
-    return e == ERR_OK ? pb_verdict(&r, info, "agent_description") : e;
+    return e == ERR_OK ? opamp_verdict_of(&r, info, "agent_description") : e;
 }
 
 /* ComponentHealth without its own components. */
@@ -117,11 +117,11 @@ static enum err component_decode(struct str bytes, struct opamp_component *c,
         else if (f.number == 4)
             c->status = pb_bytes(&r, &f);
     }
-    enum err e = pb_verdict(&r, info, "component health");
+    enum err e = opamp_verdict_of(&r, info, "component health");
     if (e == ERR_OK)
-        e = text_check(c->status, OPAMP_TEXT_MAX, info, "health status");
+        e = opamp_text_check(c->status, OPAMP_TEXT_MAX, info, "health status");
     if (e == ERR_OK)
-        e = text_check(c->last_error, OPAMP_TEXT_MAX, info, "health last_error");
+        e = opamp_text_check(c->last_error, OPAMP_TEXT_MAX, info, "health last_error");
     return e;
 }
 
@@ -145,9 +145,9 @@ static enum err component_entry(struct str bytes, struct opamp_health *h,
             e = component_decode(pb_bytes(&r, &f), &c, info);
     }
     if (e == ERR_OK)
-        e = pb_verdict(&r, info, "health component");
+        e = opamp_verdict_of(&r, info, "health component");
     if (e == ERR_OK)
-        e = text_check(c.name, OPAMP_KEY_MAX, info, "health component name");
+        e = opamp_text_check(c.name, OPAMP_KEY_MAX, info, "health component name");
     if (e == ERR_OK)
         h->at[h->count++] = c;
     return e;
@@ -175,7 +175,7 @@ static enum err health_decode(struct str bytes, struct opamp_health *h,
         else if (f.number == 6)
             e = component_entry(pb_bytes(&r, &f), h, info);
     }
-    return e == ERR_OK ? pb_verdict(&r, info, "health") : e;
+    return e == ERR_OK ? opamp_verdict_of(&r, info, "health") : e;
 }
 
 static enum err caps_decode(struct str bytes, struct opamp_caps *c, struct err_info *info)
@@ -193,9 +193,9 @@ static enum err caps_decode(struct str bytes, struct opamp_caps *c, struct err_i
             return err_set(info, ERR_LIMIT, 0, "more than %d custom capabilities",
                            OPAMP_CAPS_MAX);
         c->at[c->count] = pb_bytes(&r, &f);
-        e = text_check(c->at[c->count++], OPAMP_KEY_MAX, info, "custom capability");
+        e = opamp_text_check(c->at[c->count++], OPAMP_KEY_MAX, info, "custom capability");
     }
-    return e == ERR_OK ? pb_verdict(&r, info, "custom_capabilities") : e;
+    return e == ERR_OK ? opamp_verdict_of(&r, info, "custom_capabilities") : e;
 }
 
 static enum err custom_decode(struct str bytes, struct opamp_custom *c,
@@ -214,11 +214,11 @@ static enum err custom_decode(struct str bytes, struct opamp_custom *c,
         else if (f.number == 3)
             c->data = pb_bytes(&r, &f);
     }
-    enum err e = pb_verdict(&r, info, "custom_message");
+    enum err e = opamp_verdict_of(&r, info, "custom_message");
     if (e == ERR_OK)
-        e = text_check(c->capability, OPAMP_KEY_MAX, info, "custom capability");
+        e = opamp_text_check(c->capability, OPAMP_KEY_MAX, info, "custom capability");
     if (e == ERR_OK)
-        e = text_check(c->type, OPAMP_KEY_MAX, info, "custom message type");
+        e = opamp_text_check(c->type, OPAMP_KEY_MAX, info, "custom message type");
     return e;
 }
 
@@ -263,15 +263,15 @@ static enum err verdict_decode(struct str bytes, struct opamp_verdict *v,
             v->error = pb_bytes(&r, &f);
     }
     v->status = status <= OPAMP_FAILED ? (enum opamp_status)status : OPAMP_UNSET;
-    enum err e = pb_verdict(&r, info, "status");
+    enum err e = opamp_verdict_of(&r, info, "status");
     if (e == ERR_OK && v->hash.n > OPAMP_HASH_MAX)
         e = err_set(info, ERR_LIMIT, 0, "hash: longer than %d bytes", OPAMP_HASH_MAX);
-    return e == ERR_OK ? text_check(v->error, OPAMP_TEXT_MAX, info, "error_message") : e;
+    return e == ERR_OK ? opamp_text_check(v->error, OPAMP_TEXT_MAX, info, "error_message")
+                       : e;
 }
 
-/* The content of field `number` of a message of which nothing else matters. */
-static enum err inner(struct str bytes, uint32_t number, struct str *out,
-                      struct err_info *info, const char *what)
+enum err opamp_inner(struct str bytes, uint32_t number, struct str *out,
+                     struct err_info *info, const char *what)
 {
     struct pb r;
     struct pb_field f;
@@ -281,7 +281,7 @@ static enum err inner(struct str bytes, uint32_t number, struct str *out,
     while (pb_next(&r, &f))
         if (f.number == number)
             *out = pb_bytes(&r, &f);
-    return pb_verdict(&r, info, what);
+    return opamp_verdict_of(&r, info, what);
 }
 
 /* ConnectionSettingsRequest { 1: opamp { 1: certificate_request { 1: csr } } } */
@@ -292,7 +292,7 @@ static enum err request_decode(struct str bytes, struct opamp_agent *m,
     enum err e = ERR_OK;
 
     for (int level = 0; level < 3 && e == ERR_OK; level++)
-        e = inner(at, 1, &at, info, "connection_settings_request");
+        e = opamp_inner(at, 1, &at, info, "connection_settings_request");
     m->csr = at;
     m->has_csr = at.n > 0;
     return e;
@@ -310,6 +310,9 @@ static enum err agent_field(struct pb *r, const struct pb_field *f, struct opamp
     case 7:
         m->has_config_status = true;
         return verdict_decode(pb_bytes(r, f), &m->config_status, info);
+    case 8:
+        m->has_packages = true;
+        return opamp_statuses_decode(pb_bytes(r, f), &m->packages, info);
     case 9:
         (void)pb_bytes(r, f);
         m->disconnect = true;
@@ -349,7 +352,7 @@ enum err opamp_agent_body_decode(struct str bytes, struct opamp_agent *out,
     while (e == ERR_OK && pb_next(&r, &f))
         e = agent_field(&r, &f, out, &has_uid, info);
     if (e == ERR_OK)
-        e = pb_verdict(&r, info, "AgentToServer");
+        e = opamp_verdict_of(&r, info, "AgentToServer");
     if (e == ERR_OK && !has_uid)
         e = err_set(info, ERR_CORRUPT, 0, "instance_uid: missing");
     return e;
@@ -379,9 +382,10 @@ static enum err error_decode(struct str bytes, struct opamp_server *m,
             r.bad = r.bad || inner.bad;
         }
     }
-    enum err e = pb_verdict(&r, info, "error_response");
-    return e == ERR_OK ? text_check(m->error_text, OPAMP_TEXT_MAX, info, "error_message")
-                       : e;
+    enum err e = opamp_verdict_of(&r, info, "error_response");
+    return e == ERR_OK
+               ? opamp_text_check(m->error_text, OPAMP_TEXT_MAX, info, "error_message")
+               : e;
 }
 
 /* One entry of config_map: 1 name, 2 AgentConfigFile { 1 body, 2 content_type }. */
@@ -390,20 +394,20 @@ static enum err file_decode(struct str bytes, struct opamp_config *c,
 {
     struct opamp_file file = { 0 };
     struct str content = { 0 };
-    enum err e = inner(bytes, 1, &file.name, info, "config file");
+    enum err e = opamp_inner(bytes, 1, &file.name, info, "config file");
 
     if (c->count == OPAMP_FILES_MAX)
         return err_set(info, ERR_LIMIT, 0, "more than %d config files", OPAMP_FILES_MAX);
     if (e == ERR_OK)
-        e = inner(bytes, 2, &content, info, "config file");
+        e = opamp_inner(bytes, 2, &content, info, "config file");
     if (e == ERR_OK)
-        e = inner(content, 1, &file.body, info, "config file");
+        e = opamp_inner(content, 1, &file.body, info, "config file");
     if (e == ERR_OK)
-        e = inner(content, 2, &file.type, info, "config file");
+        e = opamp_inner(content, 2, &file.type, info, "config file");
     if (e == ERR_OK)
-        e = text_check(file.name, OPAMP_KEY_MAX, info, "config file name");
+        e = opamp_text_check(file.name, OPAMP_KEY_MAX, info, "config file name");
     if (e == ERR_OK)
-        e = text_check(file.type, OPAMP_KEY_MAX, info, "config content_type");
+        e = opamp_text_check(file.type, OPAMP_KEY_MAX, info, "config content_type");
     if (e == ERR_OK)
         c->at[c->count++] = file;
     return e;
@@ -418,16 +422,16 @@ static enum err config_decode(struct str bytes, struct opamp_config *c,
     struct pb_field f;
 
     c->count = 0;
-    enum err e = inner(bytes, 2, &c->hash, info, "remote_config");
+    enum err e = opamp_inner(bytes, 2, &c->hash, info, "remote_config");
     if (e == ERR_OK && c->hash.n > OPAMP_HASH_MAX)
         e = err_set(info, ERR_LIMIT, 0, "hash: longer than %d bytes", OPAMP_HASH_MAX);
     if (e == ERR_OK)
-        e = inner(bytes, 1, &map, info, "remote_config");
+        e = opamp_inner(bytes, 1, &map, info, "remote_config");
     pb_init(&r, map);
     while (e == ERR_OK && pb_next(&r, &f))
         if (f.number == 1)
             e = file_decode(pb_bytes(&r, &f), c, info);
-    return e == ERR_OK ? pb_verdict(&r, info, "remote_config") : e;
+    return e == ERR_OK ? opamp_verdict_of(&r, info, "remote_config") : e;
 }
 
 /* OpAMPConnectionSettings: 1 endpoint, 3 certificate { 1 cert, 2 key, 3 CA }, 4 seconds */
@@ -450,14 +454,14 @@ static enum err opamp_settings_decode(struct str bytes, struct opamp_settings *t
             to->heartbeat_s = pb_varint(&r, &f);
         }
     }
-    enum err e = pb_verdict(&r, info, "connection_settings");
+    enum err e = opamp_verdict_of(&r, info, "connection_settings");
     if (e == ERR_OK)
-        e = text_check(to->endpoint, OPAMP_TEXT_MAX, info, "destination_endpoint");
+        e = opamp_text_check(to->endpoint, OPAMP_TEXT_MAX, info, "destination_endpoint");
     if (e == ERR_OK)
-        e = inner(pem, 1, &to->certificate, info, "certificate");
+        e = opamp_inner(pem, 1, &to->certificate, info, "certificate");
     if (e == ERR_OK)
-        e = inner(pem, 2, &to->key, info, "certificate");
-    return e == ERR_OK ? inner(pem, 3, &to->ca, info, "certificate") : e;
+        e = opamp_inner(pem, 2, &to->key, info, "certificate");
+    return e == ERR_OK ? opamp_inner(pem, 3, &to->ca, info, "certificate") : e;
 }
 
 static enum err settings_decode(struct str bytes, struct opamp_settings *to,
@@ -466,11 +470,11 @@ static enum err settings_decode(struct str bytes, struct opamp_settings *to,
     struct str opamp = { 0 };
 
     *to = (struct opamp_settings){ 0 };
-    enum err e = inner(bytes, 1, &to->hash, info, "connection_settings");
+    enum err e = opamp_inner(bytes, 1, &to->hash, info, "connection_settings");
     if (e == ERR_OK && to->hash.n > OPAMP_HASH_MAX)
         e = err_set(info, ERR_LIMIT, 0, "hash: longer than %d bytes", OPAMP_HASH_MAX);
     if (e == ERR_OK)
-        e = inner(bytes, 2, &opamp, info, "connection_settings");
+        e = opamp_inner(bytes, 2, &opamp, info, "connection_settings");
     return e == ERR_OK && opamp.p ? opamp_settings_decode(opamp, to, info) : e;
 }
 
@@ -479,7 +483,7 @@ static enum err new_uid_decode(struct str bytes, struct opamp_server *m,
                                struct err_info *info)
 {
     struct str uid;
-    enum err e = inner(bytes, 1, &uid, info, "agent_identification");
+    enum err e = opamp_inner(bytes, 1, &uid, info, "agent_identification");
 
     if (e != ERR_OK || uid.n == 0)
         return e;
@@ -497,6 +501,9 @@ static enum err server_field(struct pb *r, const struct pb_field *f,
     case 4:
         m->has_settings = true;
         return settings_decode(pb_bytes(r, f), &m->settings, info);
+    case 5:
+        m->has_packages = true;
+        return opamp_packages_decode(pb_bytes(r, f), &m->packages, info);
     case 6: m->flags = pb_varint(r, f); return ERR_OK;
     case 7: m->capabilities = pb_varint(r, f); return ERR_OK;
     case 8: return new_uid_decode(pb_bytes(r, f), m, info);
@@ -523,5 +530,5 @@ enum err opamp_server_decode(struct str bytes, struct opamp_server *out,
     pb_init(&r, bytes);
     while (e == ERR_OK && pb_next(&r, &f))
         e = server_field(&r, &f, out, info);
-    return e == ERR_OK ? pb_verdict(&r, info, "ServerToAgent") : e;
+    return e == ERR_OK ? opamp_verdict_of(&r, info, "ServerToAgent") : e;
 }

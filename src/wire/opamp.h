@@ -28,12 +28,17 @@ enum {
     OPAMP_COMPONENTS_MAX = 32,
     OPAMP_CAPS_MAX = 16,
     OPAMP_HASH_MAX = 64,
-    OPAMP_FILES_MAX = 8
+    OPAMP_FILES_MAX = 8,
+    OPAMP_PACKAGES_MAX = 8,
+    OPAMP_SIGNATURE_MAX = 8192,
+    OPAMP_HEADERS_MAX = 8
 };
 
 enum opamp_agent_capability {
     OPAMP_REPORTS_STATUS = 0x1,
     OPAMP_ACCEPTS_CONFIG = 0x2,
+    OPAMP_ACCEPTS_PACKAGES = 0x8,
+    OPAMP_REPORTS_PACKAGES = 0x10,  /* package_statuses */
     OPAMP_ACCEPTS_SETTINGS = 0x100, /* of the OpAMP connection */
     OPAMP_REPORTS_HEALTH = 0x800,
     OPAMP_REPORTS_CONFIG = 0x1000, /* remote_config_status */
@@ -43,6 +48,8 @@ enum opamp_agent_capability {
 enum opamp_server_capability {
     OPAMP_ACCEPTS_STATUS = 0x1,
     OPAMP_OFFERS_CONFIG = 0x2,
+    OPAMP_OFFERS_PACKAGES = 0x8,
+    OPAMP_ACCEPTS_PACKAGES_STATUS = 0x10,
     OPAMP_OFFERS_SETTINGS = 0x20,
     OPAMP_ACCEPTS_REQUESTS = 0x40 /* connection_settings_request */
 };
@@ -112,6 +119,50 @@ struct opamp_settings { /* ConnectionSettingsOffers: what concerns OpAMP itself 
     struct str certificate, key, ca; /* PEM */
 };
 
+/* What a package is fetched with, besides its URL. */
+struct opamp_header {
+    struct str key, value;
+};
+
+/* With this header a package is an order to go back to a lower version (ours). */
+#define OPAMP_ORDER_HEADER "Redoubt-Order"
+#define OPAMP_ORDER_BACK   "roll-back"
+
+struct opamp_package { /* PackageAvailable, with its name */
+    struct str name, version, hash;
+    bool addon; /* else a top-level package: the agent itself */
+    struct str url, content_hash, signature;
+    uint32_t header_count;
+    struct opamp_header header[OPAMP_HEADERS_MAX];
+};
+
+struct opamp_packages { /* PackagesAvailable: always the complete set */
+    struct str hash;
+    uint32_t count;
+    struct opamp_package at[OPAMP_PACKAGES_MAX];
+};
+
+enum opamp_install {
+    OPAMP_INSTALLED,
+    OPAMP_INSTALL_PENDING,
+    OPAMP_INSTALLING,
+    OPAMP_INSTALL_FAILED,
+    OPAMP_DOWNLOADING,
+    OPAMP_INSTALL_UNKNOWN /* one that we do not know */
+};
+
+struct opamp_package_status {
+    struct str name, has_version, has_hash, offered_version, offered_hash, error;
+    enum opamp_install status;
+    double percent, bytes_per_s; /* while it is downloading */
+};
+
+struct opamp_package_statuses {
+    struct str hash, error; /* hash: of the set that the server offered */
+    uint32_t count;
+    struct opamp_package_status at[OPAMP_PACKAGES_MAX];
+};
+
 struct opamp_agent { /* AgentToServer */
     struct uuid uid;
     uint64_t sequence, capabilities, flags;
@@ -123,6 +174,8 @@ struct opamp_agent { /* AgentToServer */
     bool has_config_status, has_settings_status, has_csr;
     struct opamp_verdict config_status, settings_status;
     struct str csr; /* PEM: connection_settings_request.opamp.certificate_request */
+    bool has_packages;
+    struct opamp_package_statuses packages;
 };
 
 enum opamp_error {
@@ -144,6 +197,8 @@ struct opamp_server { /* ServerToAgent */
     bool restart; /* a command; goes with nothing else */
     struct opamp_config config;
     struct opamp_settings settings;
+    bool has_packages;
+    struct opamp_packages packages;
     struct uuid new_uid; /* agent_identification */
 };
 

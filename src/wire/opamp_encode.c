@@ -1,4 +1,4 @@
-#include "wire/opamp.h"
+#include "wire/opamp_in.h"
 
 void opamp_attr_encode(struct pb_out *w, uint32_t number, const struct opamp_attr *a)
 {
@@ -190,6 +190,8 @@ enum err opamp_agent_encode(const struct opamp_agent *m, uint8_t *buf, size_t si
         health_put(&w, &m->health);
     if (m->has_config_status)
         verdict_put(&w, 7, &m->config_status);
+    if (m->has_packages)
+        opamp_statuses_put(&w, 8, &m->packages);
     if (m->disconnect)
         pb_put_bytes(&w, 9, STR(""));
     optional_number(&w, 10, m->flags);
@@ -228,6 +230,8 @@ enum err opamp_server_encode(const struct opamp_server *m, uint8_t *buf, size_t 
         config_put(&w, &m->config);
     if (m->has_settings)
         settings_put(&w, &m->settings);
+    if (m->has_packages)
+        opamp_packages_put(&w, 5, &m->packages);
     optional_number(&w, 6, m->flags);
     optional_number(&w, 7, m->capabilities);
     if (m->has_new_uid) {

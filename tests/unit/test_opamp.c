@@ -409,6 +409,137 @@ static void uuids_are_read_and_made(void **state)
     assert_false(uuid_parse(&v, STR("01234567-89ab-7fff-bfff-01020304050g")));
 }
 
+/* --- packages --- */
+
+static void packages_of_the_server_come_back(void **state)
+{
+    (void)state;
+    static struct opamp_server in, out;
+    uint8_t bytes_of[4096];
+    size_t n;
+
+    memset(&in, 0, sizeof(in));
+    in.has_packages = true;
+    in.packages.hash = STR("all");
+    in.packages.count = 2;
+    in.packages.at[0] = (struct opamp_package){
+        .name = STR("redoubt-agent"),
+        .version = STR("0.2.0"),
+        .hash = STR("one"),
+        .url = STR("http://10.0.0.1:8060/packages/redoubt-agent/0.2.0/a.deb"),
+        .content_hash = STR("12345678901234567890123456789012"),
+        .signature = STR("sig\0nature"),
+        .header_count = 1,
+        .header = { { STR("Redoubt-Order"), STR("roll-back") } },
+    };
+    in.packages.at[1] = (struct opamp_package){ .name = STR("more"), .addon = true };
+    assert_int_equal(opamp_server_encode(&in, bytes_of, sizeof(bytes_of), &n), ERR_OK);
+    assert_int_equal(opamp_server_decode((struct str){ (char *)bytes_of, n }, &out, NULL),
+                     ERR_OK);
+    assert_true(out.has_packages);
+    assert_int_equal(out.packages.count, 2);
+    assert_true(str_is(out.packages.hash, "all"));
+    const struct opamp_package *p = &out.packages.at[0];
+    assert_true(str_is(p->name, "redoubt-agent") && str_is(p->version, "0.2.0"));
+    assert_true(str_eq(p->signature, STR("sig\0nature")) && !p->addon);
+    assert_true(str_eq(p->content_hash, in.packages.at[0].content_hash));
+    assert_true(str_eq(p->url, in.packages.at[0].url));
+    assert_int_equal(p->header_count, 1);
+    assert_true(str_is(p->header[0].key, "Redoubt-Order"));
+    assert_true(str_is(p->header[0].value, "roll-back"));
+    assert_true(out.packages.at[1].addon && out.packages.at[1].header_count == 0);
+}
+
+static void package_statuses_come_back(void **state)
+{
+    (void)state;
+    static struct opamp_agent in, out;
+    uint8_t bytes_of[4096];
+    size_t n;
+
+    memset(&in, 0, sizeof(in));
+    in.has_packages = true;
+    in.packages.hash = STR("all");
+    in.packages.count = 2;
+    in.packages.at[0] = (struct opamp_package_status){ .name = STR("redoubt-agent"),
+                                                       .has_version = STR("0.1.0"),
+                                                       .offered_version = STR("0.2.0"),
+                                                       .offered_hash = STR("one"),
+                                                       .status = OPAMP_DOWNLOADING,
+                                                       .percent = 12.5,
+                                                       .bytes_per_s = 1e6 };
+    in.packages.at[1] = (struct opamp_package_status){ .name = STR("more"),
+                                                       .status = OPAMP_INSTALL_FAILED,
+                                                       .error = STR("no") };
+    assert_int_equal(opamp_agent_encode(&in, bytes_of, sizeof(bytes_of), &n), ERR_OK);
+    assert_int_equal(opamp_agent_decode((struct str){ (char *)bytes_of, n }, &out, NULL),
+                     ERR_OK);
+    assert_true(out.has_packages);
+    assert_int_equal(out.packages.count, 2);
+    const struct opamp_package_status *p = &out.packages.at[0];
+    assert_int_equal(p->status, OPAMP_DOWNLOADING);
+    assert_true(p->percent == 12.5 && p->bytes_per_s == 1e6);
+    assert_true(str_is(p->has_version, "0.1.0") && str_is(p->offered_version, "0.2.0"));
+    assert_int_equal(out.packages.at[1].status, OPAMP_INSTALL_FAILED);
+    assert_true(str_is(out.packages.at[1].error, "no"));
+}
+
+/* A ServerToAgent with one package, of which field `number` of its file is so long. */
+static enum err long_package(uint32_t number, size_t size)
+{
+    static char long_text[OPAMP_MESSAGE_MAX];
+    static uint8_t bytes_of[OPAMP_MESSAGE_MAX];
+    static struct opamp_server out;
+    struct pb_out w;
+
+    memset(long_text, 'x', sizeof(long_text));
+    pb_out_init(&w, bytes_of + 1, sizeof(bytes_of) - 1);
+    bytes_of[0] = 0;
+    size_t all = pb_open(&w, 5), entry = pb_open(&w, 1);
+    pb_put_bytes(&w, 1, number == 0 ? (struct str){ long_text, size } : STR("a"));
+    size_t package = pb_open(&w, 2), file = pb_open(&w, 3);
+    if (number > 0)
+        pb_put_bytes(&w, number, (struct str){ long_text, size });
+    pb_close(&w, file);
+    pb_close(&w, package);
+    pb_close(&w, entry);
+    pb_close(&w, all);
+    assert_false(w.full);
+    return opamp_server_decode((struct str){ (char *)bytes_of, w.n + 1 }, &out, NULL);
+}
+
+static void packages_are_bounded(void **state)
+{
+    (void)state;
+    static struct opamp_server to_agent;
+    static struct opamp_agent to_server;
+    static uint8_t bytes_of[4096];
+    struct pb_out w;
+
+    assert_int_equal(long_package(0, OPAMP_KEY_MAX), ERR_OK);
+    assert_int_equal(long_package(0, OPAMP_KEY_MAX + 1), ERR_LIMIT);
+    assert_int_equal(long_package(1, OPAMP_TEXT_MAX), ERR_OK);
+    assert_int_equal(long_package(1, OPAMP_TEXT_MAX + 1), ERR_LIMIT);
+    assert_int_equal(long_package(2, OPAMP_HASH_MAX + 1), ERR_LIMIT);
+    assert_int_equal(long_package(3, OPAMP_SIGNATURE_MAX), ERR_OK);
+    assert_int_equal(long_package(3, OPAMP_SIGNATURE_MAX + 1), ERR_LIMIT);
+    for (uint32_t field = 5; field <= 8; field += 3) {
+        for (int n = OPAMP_PACKAGES_MAX; n <= OPAMP_PACKAGES_MAX + 1; n++) {
+            bytes_of[0] = 0;
+            pb_out_init(&w, bytes_of + 1, sizeof(bytes_of) - 1);
+            pb_put_bytes(&w, 1, STR("0123456789abcdef"));
+            size_t all = pb_open(&w, field);
+            for (int i = 0; i < n; i++)
+                pb_put_bytes(&w, 1, STR(""));
+            pb_close(&w, all);
+            struct str whole = { (char *)bytes_of, w.n + 1 };
+            enum err e = field == 5 ? opamp_server_decode(whole, &to_agent, NULL)
+                                    : opamp_agent_decode(whole, &to_server, NULL);
+            assert_int_equal(e, n > OPAMP_PACKAGES_MAX ? ERR_LIMIT : ERR_OK);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -417,6 +548,9 @@ int main(void)
         cmocka_unit_test(states_and_requests_of_an_agent_come_back),
         cmocka_unit_test(offers_of_the_server_come_back),
         cmocka_unit_test(offers_are_bounded),
+        cmocka_unit_test(packages_of_the_server_come_back),
+        cmocka_unit_test(package_statuses_come_back),
+        cmocka_unit_test(packages_are_bounded),
         cmocka_unit_test(unknown_fields_are_skipped),
         cmocka_unit_test(malformed_messages_are_corrupt),
         cmocka_unit_test(nesting_costs_nothing),
