@@ -790,8 +790,8 @@ END $$;
 -- until it returns NULL.  Each step is bounded, and one that fails does not keep the others.
 CREATE FUNCTION redoubt.tick(step integer) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    steps constant text[] := ARRAY['tasks_due()', 'judge_stale(500)', 'events_upkeep()',
-                                   'api_upkeep()', 'signatures_upkeep()',
+    steps constant text[] := ARRAY['tasks_due()', 'rollouts_due()', 'judge_stale(500)',
+                                   'events_upkeep()', 'api_upkeep()', 'signatures_upkeep()',
                                    'licences_upkeep()'];
 BEGIN
     IF step NOT BETWEEN 0 AND cardinality(steps) - 1 THEN

@@ -27,7 +27,7 @@ BEGIN
             FILTER (WHERE e.item ? 'health'))[1]
     FROM jsonb_array_elements(items) WITH ORDINALITY AS e (item, n)
     WHERE e.item ?| ARRAY['name', 'description', 'health', 'reports', 'seen', 'hello',
-                          'policy', 'events', 'progress', 'running']
+                          'policy', 'events', 'progress', 'running', 'packages']
     GROUP BY 1
     ORDER BY 1
     ON CONFLICT (id) DO UPDATE SET
@@ -109,10 +109,22 @@ BEGIN
     END LOOP;
 END $$;
 
+-- The package that a device is to have (0014), for whom it may have changed.  NULL: none.
+CREATE FUNCTION redoubt.exchange_offers(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT i.n, jsonb_build_object('package', redoubt.package_offer((i.item ->> 'device')::uuid))
+    FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
+    WHERE i.item ?| ARRAY['hello', 'refresh', 'packages'];
+END $$;
+
 -- One batch, one transaction.  items: an array of objects, each with "device" and any of
 --   hello, refresh, gone, seen, flood, csr       who is there, and may be
 --   name, description, health, reports           what OpAMP and com.redoubt.report/v1 carry
 --   policy, events, progress, running            what the device does
+--   packages                                     what it has of what it was offered
 -- Only items with an answer are answered; n counts from 1.  What a device says that is not
 -- admitted (revoked, pending, a clone) is not stored.
 --
@@ -156,10 +168,16 @@ BEGIN
     IF 'flood' = ANY (has) THEN
         PERFORM redoubt.exchange_flood(items);
     END IF;
+    IF 'packages' = ANY (has) THEN
+        PERFORM redoubt.x_packages((SELECT jsonb_agg(i.item) FROM jsonb_array_elements(items)
+                                    AS i (item) WHERE i.item ? 'packages'));
+    END IF;
     SELECT coalesce(jsonb_agg(jsonb_build_array(x.n, x.answer)), '[]') INTO more
     FROM (SELECT * FROM redoubt.x_csr(items) WHERE 'csr' = ANY (has)
           UNION ALL SELECT * FROM redoubt.x_policy(items) WHERE 'policy' = ANY (has)
           UNION ALL SELECT * FROM redoubt.x_events(items) WHERE 'events' = ANY (has)
+          UNION ALL SELECT * FROM redoubt.exchange_offers(items)
+                    WHERE has && ARRAY['hello', 'refresh', 'packages']
           UNION ALL SELECT * FROM redoubt.x_tasks(items)
                     WHERE has && ARRAY['progress', 'running', 'hello', 'refresh']) x;
     parts := parts || more;

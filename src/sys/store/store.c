@@ -41,8 +41,11 @@ static const char *const store_queries[] = {
         "SELECT group_id, hash,"
         " CASE WHEN $1::jsonb ->> group_id::text = hash THEN NULL ELSE document END"
         " FROM redoubt.effective LIMIT 10000",
-    [STORE_READ_DEVICES] = "SELECT DISTINCT device_id FROM redoubt.run"
-                           " WHERE occurrence_id = $1::uuid LIMIT 1000000",
+    [STORE_READ_DEVICES] =
+        "SELECT device_id FROM redoubt.run WHERE occurrence_id = $1::uuid"
+        " UNION SELECT device_id FROM redoubt.rollout_device"
+        " WHERE rollout_id = $1::uuid"
+        " AND state IN ('offered', 'returning') LIMIT 1000000",
 };
 
 enum op_kind { OP_PREPARE, OP_LISTEN, OP_ANNOUNCE, OP_BATCH, OP_FENCE, OP_READ };

@@ -53,7 +53,7 @@ enum store_state {
 /* What may be read, each with one text value; see store_queries in store.c. */
 enum store_query {
     STORE_READ_POLICIES, /* {group: known hash} -> group, hash, document or NULL (known) */
-    STORE_READ_DEVICES   /* occurrence -> devices that have a run of it */
+    STORE_READ_DEVICES   /* occurrence or rollout -> devices that it has something for */
 };
 
 /* Rows of a read. */
