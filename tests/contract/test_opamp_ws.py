@@ -138,7 +138,7 @@ def put_policy(session, **settings):
 
 def test_the_first_answer_says_what_the_server_can_do(active, certificates):
     agent = Agent(active, certificates)
-    assert agent.first.capabilities == 0x63
+    assert agent.first.capabilities == 0x7b
     assert agent.first.customs == [REPORT, EVENTS, TASKS, SESSION, LICENCE]
     session = agent.letter("session")
     assert session["epoch"] == active.epoch and session["spread_ms"] == 0

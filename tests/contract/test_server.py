@@ -91,7 +91,7 @@ def rows(database, certificates, name="one"):
 def test_a_report_is_stored_before_it_is_acknowledged(active, database, certificates):
     device = connect(active, certificates)
     first = device.describe("host-of-one")
-    assert first[7] == [0x63], "capabilities in the first answer"
+    assert first[7] == [0x7b], "capabilities in the first answer"
     assert first[1] == [device.uid]
     assert b"com.redoubt.report/v1" in first[10][0]
     one = new_id()

@@ -125,7 +125,8 @@ static void greet(struct conn *c, struct opamp_server *a)
     if (c->greeted)
         return;
     c->greeted = true;
-    a->capabilities = OPAMP_ACCEPTS_STATUS | OPAMP_OFFERS_CONFIG | OPAMP_OFFERS_SETTINGS |
+    a->capabilities = OPAMP_ACCEPTS_STATUS | OPAMP_OFFERS_CONFIG | OPAMP_OFFERS_PACKAGES |
+                      OPAMP_ACCEPTS_PACKAGES_STATUS | OPAMP_OFFERS_SETTINGS |
                       OPAMP_ACCEPTS_REQUESTS;
     a->has_caps = true;
     a->caps.count = LEN(customs);
@@ -209,6 +210,85 @@ static void offer_settings(struct conn *c, struct opamp_server *a, char *where,
     c->settings_known = true;
 }
 
+/* http://HOST:PORT/PATH on the Web Server of this cluster; false: nobody knows where that is. */
+static bool package_url(const struct conn *c, const char *path, char *out, size_t size)
+{
+    const struct conf_web *web = &c->server->conf.web;
+    const char *listen = web->http[0] ? web->http : web->https;
+    char where[ENDPOINT_MAX], host[CONF_PATH];
+    uint16_t port = 0;
+
+    endpoint(c, where, sizeof(where));
+    if (where[0] == '\0' ||
+        conf_listen_split(listen, host, sizeof(host), &port) != ERR_OK)
+        return false;
+    char *at = where + strlen("wss://"), *end = strchr(at, '/');
+    if (end)
+        *end = '\0';
+    end = strrchr(at, ':');
+    if (end && !strchr(end, ']'))
+        *end = '\0';
+    return snprintf(out, size, "http%s://%s:%u/%s", web->http[0] ? "" : "s", at, port,
+                    path) < (int)size;
+}
+
+/* What an offer is made of; what is not as db/0014 makes it is not offered. */
+struct offer {
+    char name[OPAMP_KEY_MAX], version[OPAMP_KEY_MAX], path[512], url[1024];
+    uint8_t hash[POLICY_HASH], content[TLS_DIGEST], all[TLS_DIGEST];
+    uint8_t signature[OPAMP_SIGNATURE_MAX];
+    size_t signature_n;
+    bool back;
+};
+
+static bool offer_read(const struct conn *c, struct offer *o)
+{
+    static char signature[2 * OPAMP_SIGNATURE_MAX + 1];
+    char hash[65], content[65];
+    struct json_object all;
+
+    if (!c->package || json_load(&all, str_of(c->package)) != ERR_OK ||
+        !json_get_text(&all, "name", o->name, sizeof(o->name)) ||
+        !json_get_text(&all, "version", o->version, sizeof(o->version)) ||
+        !json_get_text(&all, "path", o->path, sizeof(o->path)) ||
+        !json_get_text(&all, "hash", hash, sizeof(hash)) ||
+        !json_get_text(&all, "sha256", content, sizeof(content)) ||
+        !json_get_text(&all, "signature", signature, sizeof(signature)))
+        return false;
+    const struct json_member *back = json_find(&all, "back");
+    o->back = back && str_is(back->raw, "true");
+    o->signature_n = strlen(signature) / 2;
+    return hex_decode(o->hash, sizeof(o->hash), str_of(hash)) &&
+           hex_decode(o->content, sizeof(o->content), str_of(content)) &&
+           hex_decode(o->signature, o->signature_n, str_of(signature)) &&
+           package_url(c, o->path, o->url, sizeof(o->url));
+}
+
+/* The complete set, which is one package, if the device takes packages and has another. */
+static void offer_packages(struct conn *c, struct opamp_server *a)
+{
+    static struct offer o;
+
+    if (c->trust != CONN_ADMITTED || !(c->capabilities & OPAMP_ACCEPTS_PACKAGES) ||
+        !offer_read(c, &o) || memcmp(c->package_hash, o.hash, POLICY_HASH) == 0)
+        return;
+    tls_digest(o.all, (struct str){ (const char *)o.hash, sizeof(o.hash) });
+    a->has_packages = true;
+    a->packages.hash = (struct str){ (const char *)o.all, sizeof(o.all) };
+    a->packages.count = 1;
+    a->packages.at[0] = (struct opamp_package){
+        .name = str_of(o.name),
+        .version = str_of(o.version),
+        .hash = { (const char *)o.hash, sizeof(o.hash) },
+        .url = str_of(o.url),
+        .content_hash = { (const char *)o.content, sizeof(o.content) },
+        .signature = { (const char *)o.signature, o.signature_n },
+        .header_count = o.back ? 1 : 0,
+        .header = { { STR(OPAMP_ORDER_HEADER), STR(OPAMP_ORDER_BACK) } },
+    };
+    memcpy(c->package_hash, o.hash, POLICY_HASH);
+}
+
 static void send_encoded(struct conn *c, const struct opamp_server *a)
 {
     static uint8_t buf[OPAMP_MESSAGE_MAX];
@@ -232,15 +312,17 @@ void answer_send(struct conn *c, struct opamp_server *a)
 
     greet(c, a);
     offer_config(c, a);
-    if (!a->has_config) /* both at once may be too long for a message */
+    if (!a->has_config) { /* all at once may be too long for a message */
         offer_settings(c, a, where, hash);
-    else
+        offer_packages(c, a);
+    } else {
         push_todo(c, TODO_OFFERS);
+    }
     if (c->trust == CONN_CLONE && !uuid_eq(&a->uid, &c->new_id)) {
         a->has_new_uid = true;
         a->new_uid = c->new_id;
     }
-    struct letter *l = a->has_config ? NULL : letter_take(c, a);
+    struct letter *l = a->has_config || a->has_packages ? NULL : letter_take(c, a);
 
     send_encoded(c, a);
     free(l);
@@ -273,6 +355,10 @@ void answer_offers(struct conn *c)
     a = (struct opamp_server){ .uid = c->device_id };
     offer_settings(c, &a, where, hash);
     if (a.has_settings && c->state == CONN_WS)
+        send_encoded(c, &a);
+    a = (struct opamp_server){ .uid = c->device_id };
+    offer_packages(c, &a);
+    if (a.has_packages && c->state == CONN_WS)
         send_encoded(c, &a);
 }
 

@@ -65,6 +65,7 @@ void conn_bury(struct server *s)
         free(c->in);
         free(c->out);
         free(c->renewed);
+        free(c->package);
         free(c->host);
         push_forget(c);
         free(c);

@@ -81,11 +81,13 @@ struct conn {
     char instance[64];                  /* redoubt.instance, or "" */
     uint8_t config_hash[POLICY_HASH];   /* what it has, or was sent */
     uint8_t settings_hash[POLICY_HASH]; /* the same of the connection settings */
+    uint8_t package_hash[POLICY_HASH];  /* the same of the package, or zeros */
 
     /* What the DBMS has told. */
     struct uuid group, new_id; /* new_id: CONN_CLONE */
     char since[40];            /* when it connected, as the DBMS wrote it */
     char *renewed;             /* PEM of a certificate to be fetched, or NULL; owned */
+    char *package;             /* JSON: what it is to have (db/0014), or NULL; owned */
     char *host; /* what it calls this server, where that is needed; owned */
 
     /* How much it says. */

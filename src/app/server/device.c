@@ -198,6 +198,17 @@ static void certificate_take(struct conn *c, const struct json_object *o)
     c->renewed = m ? pem_of(m) : NULL;
 }
 
+/* What the device is to have; told with the next answer if it is something else. */
+static void package_take(struct conn *c, const struct json_object *o)
+{
+    const struct json_member *m = json_find(o, "package");
+
+    if (!m)
+        return;
+    free(c->package);
+    c->package = m->kind == JSON_OBJECT ? strndup(m->raw.p, m->raw.n) : NULL;
+}
+
 /* How far each stream of events is stored: the device may forget what is before. */
 static void streams_tell(struct conn *c, const struct json_member *streams)
 {
@@ -348,6 +359,7 @@ static void committed(struct request *r, struct str answer)
     if ((m = json_find(&o, "csr")) && json_load(&part, m->raw) == ERR_OK &&
         json_find(&part, "certificate"))
         certificate_take(c, &part);
+    package_take(c, &o);
     tasks_take(c, &o);
     if ((why = refusal_of(&o))) {
         device_bad(c, why);
@@ -428,6 +440,9 @@ static void note_told(struct conn *c, const struct opamp_agent *m)
         if (config->hash.n == POLICY_HASH)
             memcpy(c->config_hash, config->hash.p, POLICY_HASH);
     }
+    for (uint32_t i = 0; m->has_packages && i < m->packages.count; i++)
+        if (m->packages.at[i].offered_hash.n == POLICY_HASH)
+            memcpy(c->package_hash, m->packages.at[i].offered_hash.p, POLICY_HASH);
     if (m->has_settings_status && settings->hash.n == POLICY_HASH) {
         c->settings_known = true;
         memcpy(c->settings_hash, settings->hash.p, POLICY_HASH);

@@ -76,6 +76,38 @@ static bool add_policy(const struct opamp_agent *m, struct text *t)
     return true;
 }
 
+/* What became of the packages that it was offered; a version that nobody has is not told. */
+static bool add_packages(const struct conn *c, const struct opamp_agent *m,
+                         struct text *t)
+{
+    static const char *const states[] = {
+        [OPAMP_INSTALLED] = "installed",     [OPAMP_INSTALL_PENDING] = "pending",
+        [OPAMP_INSTALLING] = "installing",   [OPAMP_INSTALL_FAILED] = "failed",
+        [OPAMP_DOWNLOADING] = "downloading", [OPAMP_INSTALL_UNKNOWN] = "unknown",
+    };
+    char hash[2 * OPAMP_HASH_MAX + 1];
+
+    if (!m->has_packages || !(c->capabilities & OPAMP_REPORTS_PACKAGES))
+        return false;
+    text_add(t, ",\"packages\":{\"takes\":%s,\"list\":[",
+             c->capabilities & OPAMP_ACCEPTS_PACKAGES ? "true" : "false");
+    for (uint32_t i = 0; i < m->packages.count; i++) {
+        const struct opamp_package_status *p = &m->packages.at[i];
+
+        hex_encode(hash, (const uint8_t *)p->offered_hash.p, p->offered_hash.n);
+        text_add(t, "%s{\"name\":", i > 0 ? "," : "");
+        quoted_json(t, p->name);
+        text_add(t, ",\"has\":");
+        quoted_json(t, p->has_version);
+        text_add(t, ",\"hash\":\"%s\",\"state\":\"%s\",\"percent\":%u,\"error\":", hash,
+                 states[p->status], (unsigned)p->percent);
+        quoted_json(t, p->error);
+        text_add(t, "}");
+    }
+    text_add(t, "]}");
+    return true;
+}
+
 static void add_report(struct text *t, bool first, const struct report *r)
 {
     char id[UUID_TEXT];
@@ -232,7 +264,9 @@ enum err item_make(struct conn *c, const struct opamp_agent *m, struct item *out
     if (c->trust != CONN_CLONE) {
         add_state(m, &out->text);
         bool policy = add_policy(m, &out->text);
-        out->worth = out->worth || policy || m->has_description || m->has_health;
+        bool packages = add_packages(c, m, &out->text);
+        out->worth =
+            out->worth || policy || packages || m->has_description || m->has_health;
         if (m->has_custom)
             e = add_custom(&m->custom, out, info);
     }
