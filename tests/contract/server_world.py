@@ -180,7 +180,7 @@ class Server:
     def usual(self, message, first):
         answers = []
         if first:
-            answers.append(field(7, 0x63) + field(10, b"".join(
+            answers.append(field(7, 0x7b) + field(10, b"".join(
                 field(1, c) for c in self.capabilities)) + b"".join(self.hello))
             answers += [custom(EVENTS, "ack", {"stream": s, "through": len(e)})
                         for s, e in self.events.items() if self.ack]

@@ -82,7 +82,8 @@ struct agent_offer {
 };
 
 struct protect;
-struct runs; /* runs.c */
+struct runs;    /* runs.c */
+struct upgrade; /* upgrade.c */
 
 struct agent {
     sd_event *event;
@@ -129,6 +130,7 @@ struct agent {
     bool facts_changed, clock_wrong;
     struct protect *protect;
     struct runs *runs;
+    struct upgrade *upgrade;
     uint64_t server_epoch;
     int64_t clock_ahead_s; /* the server's clock minus ours, as it last said */
     char trouble[240];     /* the last thing that went wrong, or "" */

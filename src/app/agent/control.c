@@ -9,6 +9,7 @@
 
 #include "app/agent/agent.h"
 #include "app/agent/protect.h"
+#include "app/agent/upgrade.h"
 #include "sys/log/log.h"
 
 enum { STATUS_BYTES = 16384, STATUS_WAIT_MS = 2000 };
@@ -98,7 +99,7 @@ void control_json(const struct agent *a, struct text *t)
     uuid_format(id, &a->device_id);
     text_add(t, "{");
     pair(t, "device_id", id);
-    pair(t, "version", REDOUBT_VERSION);
+    pair(t, "version", agent_version());
     pair(t, "server", a->server);
     pair(t, "connection", link_state_name(link_state(a->link)));
     text_add(t, "\"connected\":%s,\"epoch\":%" PRIu64 ",",
@@ -117,6 +118,7 @@ void control_json(const struct agent *a, struct text *t)
              a->counts.acknowledged, a->counts.refused);
     add_events(a, t);
     add_policy(a, t);
+    upgrade_json(a, t);
     runs_json(a, t);
     add_identity(a, t);
     add_facts(a, t);
@@ -225,6 +227,9 @@ static void print_status(const json_t *status)
         { "Policy", "policy.state" },
         { "Policy in force", "policy.in_force" },
         { "Policy trouble", "policy.why" },
+        { "Upgrade", "upgrade.state" },
+        { "Upgrade to", "upgrade.version" },
+        { "Upgrade trouble", "upgrade.why" },
         { "Engine up", "engine.up" },
         { "Real-time protection", "protection.realtime" },
         { "Open threats", "protection.threats_open" },

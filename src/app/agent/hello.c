@@ -5,6 +5,7 @@
 
 #include "app/agent/agent.h"
 #include "app/agent/protect.h"
+#include "app/agent/upgrade.h"
 
 void hello_start(struct agent *a)
 {
@@ -62,7 +63,7 @@ void hello_add(struct agent *a, struct opamp_agent *m)
     uuid_format(id, &a->device_id);
     m->has_description = true;
     opamp_add_text(&m->identifying, STR("service.name"), STR("redoubt-agent"));
-    opamp_add_text(&m->identifying, STR("service.version"), STR(REDOUBT_VERSION));
+    opamp_add_text(&m->identifying, STR("service.version"), str_of(agent_version()));
     opamp_add_text(&m->identifying, STR("service.instance.id"), str_of(id));
     opamp_add_text(&m->identifying, STR("redoubt.instance"),
                    str_of(identity_instance(a->identity)));
@@ -70,7 +71,7 @@ void hello_add(struct agent *a, struct opamp_agent *m)
     opamp_add_text(&m->other, STR("host.arch"), str_of(a->arch));
     opamp_add_text(&m->other, STR("os.type"), STR("linux"));
     opamp_add_text(&m->other, STR("os.description"), str_of(a->os));
-    opamp_add_text(&m->other, STR("agent.version"), STR(REDOUBT_VERSION));
+    opamp_add_text(&m->other, STR("agent.version"), str_of(agent_version()));
     add_facts(a, m);
     add_health(a, m);
     m->has_caps = true;

@@ -8,6 +8,8 @@
 #include "app/agent/agent.h"
 #include "app/agent/enrol.h"
 #include "app/agent/protect.h"
+#include "app/agent/supervise.h"
+#include "app/agent/upgrade.h"
 #include "sys/log/log.h"
 
 enum { EXIT_USAGE = 64, EXIT_CONFIG = 78, CLOCK_SLACK_S = 86400 };
@@ -32,6 +34,7 @@ static const char usage[] =
 struct options {
     const char *config, *ack_log;
     bool check, status, json;
+    char **argv;
 };
 
 static uint64_t boot_ms(void)
@@ -302,7 +305,7 @@ static enum err start_link(struct agent *a, struct err_info *info)
     return link_new(a->event, &conf, a->creds, &a->hooks, &a->link, info);
 }
 
-static enum err start(struct agent *a, struct err_info *info)
+static enum err start(struct agent *a, char **argv, struct err_info *info)
 {
     const struct conf_agent *conf = &a->conf.agent;
     struct err_info control = { 0 };
@@ -322,6 +325,8 @@ static enum err start(struct agent *a, struct err_info *info)
     }
     if (e == ERR_OK)
         e = open_spool(a, info);
+    if (e == ERR_OK)
+        e = upgrade_start(a, argv, info);
     if (e == ERR_OK && sd_event_new(&a->event) < 0)
         e = err_set(info, ERR_MEMORY, ENOMEM, "event loop");
     if (e == ERR_OK)
@@ -369,6 +374,7 @@ static void stop(struct agent *a)
     a->hold_timer = sd_event_source_disable_unref(a->hold_timer);
     a->tick_timer = sd_event_source_disable_unref(a->tick_timer);
     protect_free(a->protect);
+    upgrade_release(a);
     offers_release(a);
     link_free(a->link);
     clamav_free(a->clamav);
@@ -390,7 +396,7 @@ static int work(struct agent *a, const struct options *o)
     log_start("redoubt-agent", (enum log_level)a->conf.log.level,
               (enum log_target)a->conf.log.target);
     a->ack_log = o->ack_log;
-    enum err e = start(a, &info);
+    enum err e = start(a, o->argv, &info);
     if (e != ERR_OK) {
         log_event(LOG_LEVEL_ERROR, "start_failed", log_str("why", info.what));
         return e == ERR_CONFIG || e == ERR_NOT_FOUND ? EXIT_CONFIG : 1;
@@ -425,7 +431,7 @@ static int parse(int argc, char **argv, struct options *o)
                                          { 0 } };
     int opt;
 
-    *o = (struct options){ .config = CONF_AGENT_DEFAULT_PATH };
+    *o = (struct options){ .config = CONF_AGENT_DEFAULT_PATH, .argv = argv };
     while ((opt = getopt_long(argc, argv, "c:njhV", all, NULL)) != -1) {
         switch (opt) {
         case 'c': o->config = optarg; break;
@@ -433,7 +439,7 @@ static int parse(int argc, char **argv, struct options *o)
         case 'n': o->check = true; break;
         case 'j': o->json = true; break;
         case 'h': return fputs(usage, stdout) < 0;
-        case 'V': return printf("redoubt-agent %s\n", REDOUBT_VERSION) < 0;
+        case 'V': return printf("redoubt-agent %s\n", agent_version()) < 0;
         default: return EXIT_USAGE;
         }
     }
@@ -456,6 +462,8 @@ static int child_main(int argc, char **argv)
         return scanner_main();
     if (argc == 2 && strcmp(argv[1], "--on-access") == 0)
         return onaccess_main();
+    if (argc == 3 && strcmp(argv[1], "--supervise") == 0)
+        return supervise_main(argv[2]);
     return -1;
 }
 
@@ -483,5 +491,6 @@ int main(int argc, char **argv)
     else
         code = o.status ? control_status(&a->conf, o.json) : work(a, &o);
     stop(a);
+    upgrade_become();
     return code;
 }

@@ -3,6 +3,7 @@
  */
 #include "app/agent/agent.h"
 #include "app/agent/protect.h"
+#include "app/agent/upgrade.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -44,7 +45,7 @@ static void report_make(struct agent *a, const char *reason)
     new_report = (struct report){ .at_us = now };
     uuid_make(&new_report.id, now / 1000u, random);
     opamp_add_text(&new_report.attrs, STR("reason"), str_of(reason));
-    opamp_add_text(&new_report.attrs, STR("agent.version"), STR(REDOUBT_VERSION));
+    opamp_add_text(&new_report.attrs, STR("agent.version"), str_of(agent_version()));
     add_engine(&new_report.attrs, &a->engine);
     opamp_add_int(&new_report.attrs, STR("spool.pending"), (int64_t)spool->pending);
     opamp_add_int(&new_report.attrs, STR("spool.dropped"), (int64_t)spool->dropped);

@@ -6,6 +6,7 @@
 #include "app/agent/agent.h"
 #include "app/agent/payload.h"
 #include "app/agent/protect.h"
+#include "app/agent/upgrade.h"
 #include "sys/log/log.h"
 
 enum {
@@ -83,7 +84,7 @@ void talk_send(struct agent *a, const struct opamp_custom *custom)
     out_message = (struct opamp_agent){ .uid = a->device_id,
                                         .sequence = ++a->sequence,
                                         .has_custom = custom != NULL };
-    out_message.capabilities = CAPABILITIES;
+    out_message.capabilities = CAPABILITIES | upgrade_capabilities(a);
     if (custom)
         out_message.custom = *custom;
     if (a->full_state)
@@ -92,6 +93,8 @@ void talk_send(struct agent *a, const struct opamp_custom *custom)
         config_add(a, &out_message);
     if (a->full_state || a->offer.tell)
         offers_add(a, &out_message);
+    if (a->full_state || upgrade_tells(a))
+        upgrade_add(a, &out_message);
     out_message.has_csr = a->csr != NULL;
     out_message.csr = str_of(a->csr ? a->csr : "");
     if (opamp_agent_encode(&out_message, encoded, sizeof(encoded), &n) != ERR_OK) {
@@ -108,7 +111,8 @@ void talk_send(struct agent *a, const struct opamp_custom *custom)
 
 void agent_send(struct agent *a)
 {
-    bool told = !a->full_state && !a->policy.tell && !a->offer.tell && !a->csr;
+    bool told = !a->full_state && !a->policy.tell && !a->offer.tell &&
+                !upgrade_tells(a) && !a->csr;
 
     if (!told && talk_open(a)) {
         a->sole = SOLE_NONE;
@@ -165,6 +169,7 @@ void agent_tick(struct agent *a)
     events_tick(a);
     runs_tick(a);
     offers_tick(a);
+    upgrade_tick(a);
     identity_tick(a->identity, agent_server_s(a));
     a->full_state = a->full_state || a->facts_changed;
     if (link_state(a->link) == LINK_OPEN)
@@ -335,6 +340,7 @@ static void greeted(struct agent *a)
     identity_accepted(a->identity, agent_server_s(a));
     if (a->takes_tasks)
         runs_hello(a);
+    upgrade_greeted(a);
 }
 
 void agent_message(struct agent *a, struct str bytes)
@@ -365,6 +371,8 @@ void agent_message(struct agent *a, struct str bytes)
         return; /* a new identity is being tried */
     if (in_message.has_config)
         config_offer(a, &in_message.config);
+    if (in_message.has_packages)
+        upgrade_offer(a, &in_message.packages);
     if (in_message.has_custom)
         take_custom(a);
     if (link_state(a->link) != LINK_OPEN)

@@ -109,6 +109,7 @@ static const struct {
     { "engine", engine_job },    { "inventory", inventory_job },
     { "restore", cure_restore }, { "delete", cure_delete },
     { "recover", cure_recover }, { "licence", licence_job },
+    { "fetch", fetch_job },
 };
 
 static void work(struct worker *w, const json_t *job, int fd)

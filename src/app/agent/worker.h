@@ -32,7 +32,7 @@ struct worker {
 /* What a job answers: the members of "done"; out is new and becomes the caller's. */
 typedef enum err worker_job(struct worker *w, const json_t *job, json_t *out,
                             struct err_info *info);
-worker_job scan_job, update_job, engine_job, inventory_job, licence_job;
+worker_job scan_job, update_job, engine_job, inventory_job, licence_job, fetch_job;
 
 /* data is stolen. */
 void worker_event(const char *kind, const char *severity, json_t *data);

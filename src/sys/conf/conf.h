@@ -179,11 +179,12 @@ struct conf_agent {
     char spool[CONF_PATH];
     char clamd[CONF_PATH];
     char state_dir[CONF_PATH], clamd_conf[CONF_PATH], freshclam_conf[CONF_PATH];
-    char engine_restart[CONF_PATH];
+    char engine_restart[CONF_PATH], upgrade[CONF_PATH];
     char web[CONF_PATH];       /* "http://host:port" or "" */
     char device_id[CONF_NAME]; /* a UUID; "": from the certificate */
     uint32_t report_ms, spool_max, events_max, events_max_kib;
     uint32_t dead_after_ms, connect_ms, fast_retry_ms;
+    uint32_t upgrade_confirm_s, upgrade_max_mib;
 };
 struct agent_conf {
     struct conf_agent agent;

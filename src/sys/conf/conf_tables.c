@@ -321,6 +321,17 @@ static const struct conf_key agent_keys[] = {
          RESTART,
          "Command that restarts clamd after its configuration changed: a program and its "
          "arguments, without a shell. Empty: nothing restarts it."),
+    WORD(
+        conf_agent, upgrade, CONF_T_TEXT,
+        "dpkg --force-confdef --force-confold --install", RESTART,
+        "Command that installs a package of the agent which the server offers: a program "
+        "and its arguments, without a shell; the file is added. Empty: packages are "
+        "refused."),
+    NUMBER(conf_agent, upgrade_confirm_s, "120", 2, 3600, "s", RESTART,
+           "A new agent has so long to reach the server. Then the one before is put "
+           "back."),
+    NUMBER(conf_agent, upgrade_max_mib, "512", 1, 65536, "MiB", RESTART,
+           "A package may be so big."),
     WORD(conf_agent, device_id, CONF_T_UUID, "", RESTART,
          "Identity of this device. Empty: the urn:uuid: name in its certificate."),
     NUMBER(conf_agent, report_ms, "10000", 100, 86400000, "ms", RESTART,

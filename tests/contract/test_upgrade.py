@@ -1,0 +1,389 @@
+"""The agent replaces itself with what the server offers, or stays as it is and says why.  The
+packages are installed by the real dpkg, into a root of their own that the agent runs from."""
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+from device_world import AGENT, Certificates, eventually
+from package_world import (BACK, BROKEN, DOWNLOADING, INSTALLED, INSTALLING, INSTALL_FAILED,
+                           SILENT, Signer, Web, available, build_deb, statuses)
+from server_world import Server
+
+OLD, NEW = "0.1.0", "0.2.0"
+
+
+@pytest.fixture(scope="module", name="folder")
+def _folder():
+    with tempfile.TemporaryDirectory(prefix="redoubt-upgrade-") as path:
+        yield path
+
+
+@pytest.fixture(scope="module", name="certificates")
+def _certificates(folder):
+    certificates = Certificates(folder)
+    certificates.device("one")
+    certificates.authority("other")
+    return certificates
+
+
+@pytest.fixture(scope="module", name="signer")
+def _signer(certificates):
+    return Signer(certificates)
+
+
+@pytest.fixture(scope="module", name="shelf")
+def _shelf(folder):
+    """Where packages lie; the old and a new one, built once."""
+    shelf = os.path.join(folder, "shelf")
+    os.mkdir(shelf)
+    return {"folder": shelf, OLD: build_deb(shelf, OLD), NEW: build_deb(shelf, NEW)}
+
+
+@pytest.fixture(name="server")
+def _server(certificates):
+    server = Server(certificates)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(name="web")
+def _web(shelf):
+    web = Web(shelf["folder"])
+    yield web
+    web.stop()
+
+
+class Device:
+    """A root with the old package installed, and its agent running from there."""
+
+    def __init__(self, folder, server, certificates, shelf, **conf):
+        self.folder = tempfile.mkdtemp(dir=folder)
+        self.root, self.state = (os.path.join(self.folder, n) for n in ("root", "state"))
+        self.installs = os.path.join(self.folder, "installs")
+        for sub in ("var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers"):
+            os.makedirs(os.path.join(self.root, sub))
+        open(os.path.join(self.root, "var/lib/dpkg/status"), "w", encoding="ascii").close()
+        os.makedirs(os.path.join(self.state, "package"))
+        shutil.copy(shelf[OLD], os.path.join(self.state, "package", OLD + ".deb"))
+        self.dpkg("--install", shelf[OLD])
+        self.program = os.path.join(self.root, "usr/lib/redoubt/redoubt-agent")
+        # Counts what it is asked to do, and leaves the doing to dpkg.
+        self.command = os.path.join(self.folder, "install")
+        self.slow = os.path.join(self.folder, "slow")
+        with open(self.command, "w", encoding="ascii") as file:
+            file.write(f"#!/bin/sh\necho \"$1\" >>{self.installs}\n"
+                       f"while [ -e {self.slow} ]; do sleep 0.1; done\n"
+                       f"exec dpkg --root={self.root} --install \"$1\"\n")
+        os.chmod(self.command, 0o755)
+        values = {"server": f"127.0.0.1:{server.port}", "server_name": "redoubt",
+                  "certificate": certificates.path("one.pem"),
+                  "key": certificates.path("one.key"), "ca": certificates.path("ca.pem"),
+                  "spool": os.path.join(self.folder, "spool.db"), "state_dir": self.state,
+                  "clamd": os.path.join(self.folder, "no-clamd"), "report_ms": 60000,
+                  "upgrade": self.command, "upgrade_confirm_s": 30, **conf}
+        self.conf = os.path.join(self.folder, "agent.conf")
+        with open(self.conf, "w", encoding="ascii") as file:
+            file.write("[agent]\n" + "".join(f"{k}={v}\n" for k, v in values.items())
+                       + "[log]\nlevel=debug\n")
+        self.process = None
+
+    def start(self):
+        with open(os.path.join(self.folder, "log"), "ab") as log:
+            self.process = subprocess.Popen([self.program, "--config", self.conf], stderr=log,
+                                            stdin=subprocess.DEVNULL)
+        return self
+
+    def dpkg(self, *argv):
+        return subprocess.run(["dpkg", f"--root={self.root}", *argv], check=True, text=True,
+                              capture_output=True).stdout
+
+    def has(self):
+        done = subprocess.run(["dpkg-query", f"--admindir={self.root}/var/lib/dpkg", "-W", "-f",
+                               "${Version} ${Status}", "redoubt-agent"], check=True, text=True,
+                              capture_output=True)
+        return done.stdout.split(" ", 1)
+
+    def installed(self):
+        """What the command was asked to install, in order."""
+        if not os.path.exists(self.installs):
+            return []
+        with open(self.installs, encoding="ascii") as file:
+            return [os.path.basename(line.strip())[:-len(".deb")] for line in file]
+
+    def running(self):
+        """Processes of this root and of its folder: agents and supervisors."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    line = file.read().split(b"\0")
+                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                    dead = file.read().rsplit(")", 1)[1].split()[0] == "Z"
+            except OSError:
+                continue
+            if not dead and any(self.folder.encode() in word for word in line):
+                found.append((int(pid), line))
+        return found
+
+    def agents(self):
+        return [pid for pid, line in self.running() if b"--config" in line]
+
+    def log_text(self):
+        with open(os.path.join(self.folder, "log"), encoding="utf-8", errors="replace") as f:
+            return f.read()
+
+    def stop(self):
+        for _ in range(50):
+            left = self.running()
+            if not left:
+                break
+            for pid, _ in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if self.process:
+                self.process.poll()
+            time.sleep(0.02)
+        if self.process:
+            self.process.wait(5)
+            text = self.log_text()
+            assert "BUG" not in text and "Sanitizer" not in text, text
+
+
+@pytest.fixture(name="make")
+def _make(folder, server, certificates, shelf):
+    made = []
+
+    def make(**conf):
+        made.append(Device(folder, server, certificates, shelf, **conf).start())
+        server.connected(30)
+        eventually("says what it has", lambda: statuses(server), 30)
+        return made[-1]
+
+    yield make
+    for device in made:
+        device.stop()
+
+
+def offer(server, signer, web, path, version=NEW, **change):
+    with open(path, "rb") as file:
+        data = file.read()
+    server.told_before = len(statuses(server))
+    what = {"name": "redoubt-agent", "url": web.url(path),
+            "digest": hashlib.sha256(data).digest(), "signature": signer.sign(data), **change}
+    server.say(available(version=version, **what))
+
+
+def ends(server, status, seconds=30):
+    """The last word of the device about what it was offered."""
+    def told():
+        found = [s for s in statuses(server)[server.told_before:] if s[2]]
+        return found[-1] if found and found[-1][0] in (INSTALLED, INSTALL_FAILED) else None
+
+    last = eventually("the device tells how it ended", told, seconds)
+    assert last[0] == status, last
+    return last
+
+
+def test_the_new_agent_takes_over_and_says_so(make, server, web, shelf, signer):
+    device = make()
+    assert statuses(server)[-1][:3] == (INSTALLED, OLD, "")
+    with server.lock:
+        assert server.messages[-1][4][0] & 0x18 == 0x18
+    offer(server, signer, web, shelf[NEW])
+    assert ends(server, INSTALLED)[:3] == (INSTALLED, NEW, NEW)
+    words = [s[0] for s in statuses(server)]
+    assert DOWNLOADING in words and words.index(DOWNLOADING) < words.index(INSTALLING)
+    assert device.has() == [NEW, "install ok installed"]
+    assert device.agents() == [device.process.pid], "the same process became the new program"
+    assert server.description()[1]["agent.version"] == NEW
+    eventually("the event", lambda: server.of_kind("agent_upgraded"))
+    assert server.of_kind("agent_upgraded")[0]["data"] == {"version": NEW, "from": OLD}
+    eventually("the supervisor ends",
+               lambda: not [1 for _, line in device.running() if b"--supervise" in line])
+
+    # And back: only when that is an order.
+    offer(server, signer, web, shelf[OLD], OLD)
+    assert "lower" in ends(server, INSTALL_FAILED)[3]
+    offer(server, signer, web, shelf[OLD], OLD, headers=[BACK], order=b"2")
+    eventually("the old one is back",
+               lambda: statuses(server)[-1][:3] == (INSTALLED, OLD, OLD), 30)
+    assert device.has()[0] == OLD and device.installed() == [NEW, OLD]
+
+
+def test_a_program_that_does_not_run_is_taken_back_at_once(make, server, web, shelf, signer):
+    device = make()
+    path = build_deb(shelf["folder"], "0.3.0", BROKEN)
+    offer(server, signer, web, path, "0.3.0")
+    why = ends(server, INSTALL_FAILED)[3]
+    assert "does not run as version 0.3.0" in why and f"{OLD} was put back" in why
+    assert device.has() == [OLD, "install ok installed"]
+    assert device.installed() == ["0.3.0", OLD]
+    eventually("an agent runs", device.agents, 20)
+    eventually("the event", lambda: server.of_kind("agent_upgrade_failed"), 20)
+    # The same offer again is answered, not tried.
+    before = len(web.requests)
+    server.connected(20)
+    offer(server, signer, web, path, "0.3.0")
+    ends(server, INSTALL_FAILED)
+    assert len(web.requests) == before and device.installed() == ["0.3.0", OLD]
+
+
+def test_an_agent_that_never_reaches_the_server_is_replaced(make, server, web, shelf, signer):
+    device = make(upgrade_confirm_s=2)
+    path = build_deb(shelf["folder"], "0.4.0", SILENT)
+    offer(server, signer, web, path, "0.4.0")
+    why = ends(server, INSTALL_FAILED, 40)[3]
+    assert "did not reach the server within 2 s" in why and f"{OLD} was put back" in why
+    assert device.has() == [OLD, "install ok installed"]
+    assert len(eventually("one agent runs", device.agents)) == 1
+    assert server.description()[1]["agent.version"] == OLD
+
+
+def test_a_device_that_stops_in_the_middle_goes_back(make, server, web, shelf, signer):
+    device = make()
+    open(device.slow, "w", encoding="ascii").close()
+    offer(server, signer, web, shelf[NEW])
+    eventually("it is being installed", lambda: device.installed() == [NEW], 20)
+    device.stop()  # with all its processes, as a power cut does
+    os.remove(device.slow)
+    device.start()
+    why = ends(server, INSTALL_FAILED)[3]
+    assert "stopped in the middle" in why and f"{OLD} was put back" in why
+    assert device.has()[0] == OLD and device.installed() == [NEW, OLD]
+
+
+def test_an_agent_that_dies_while_it_is_replaced_does_not_matter(make, server, web, shelf, signer):
+    device = make()
+    open(device.slow, "w", encoding="ascii").close()
+    offer(server, signer, web, shelf[NEW])
+    eventually("it is being installed", lambda: device.installed() == [NEW], 20)
+    device.process.kill()
+    device.process.wait()
+    device.start()
+    os.remove(device.slow)
+    assert ends(server, INSTALLED)[:3] == (INSTALLED, NEW, NEW)
+    assert device.installed() == [NEW], "once"
+
+
+def test_a_download_goes_on_where_it_broke(make, server, web, shelf, signer):
+    device = make()
+    web.cut, web.missing = 100_000, 0
+    offer(server, signer, web, shelf[NEW], headers=[("X-Asked", "for")])
+    ends(server, INSTALLED)
+    ranges = [headers.get("Range") for _, headers in web.requests]
+    assert ranges[0] is None and ranges[1] == "bytes=100000-", ranges
+    assert web.requests[0][1]["X-Asked"] == "for"
+    assert device.installed() == [NEW]
+
+
+def test_what_is_not_there_yet_is_asked_for_again(make, server, web, shelf, signer):
+    make()
+    web.missing = 2
+    offer(server, signer, web, shelf[NEW])
+    ends(server, INSTALLED)
+    assert len(web.requests) == 3
+
+
+def foreign(shelf, signer, certificates):
+    del shelf, signer
+    other = Signer(certificates, "foreign", "other")
+    return {"sign": other}, "authority"
+
+
+def not_for_code(shelf, signer, certificates):
+    del shelf, signer
+    return {"sign": Signer(certificates, "tls", usage="serverAuth")}, "sign"
+
+
+def platform(shelf, signer, certificates):
+    del signer, certificates
+    return {"path": build_deb(shelf["folder"], NEW, platform="s390x")}, "platform s390x"
+
+
+def another_name(shelf, signer, certificates):
+    del signer, certificates
+    return {"path": build_deb(shelf["folder"], NEW, name="other-agent")}, "other-agent"
+
+
+def another_version(shelf, signer, certificates):
+    del signer, certificates
+    return {"version": "0.2.5"}, "not redoubt-agent 0.2.5"
+
+
+def wrong_digest(shelf, signer, certificates):
+    del shelf, signer, certificates
+    return {"digest": bytes(32)}, "SHA-256"
+
+
+def truncated(shelf, signer, certificates):
+    del certificates
+    with open(shelf[NEW], "rb") as file:
+        data = file.read()
+    path = os.path.join(shelf["folder"], "half.deb")
+    with open(path, "wb") as file:
+        file.write(data[:len(data) // 2])
+    return {"path": path, "digest": hashlib.sha256(data).digest(),
+            "signature": signer.sign(data)}, "SHA-256"
+
+
+def no_address(shelf, signer, certificates):
+    del shelf, signer, certificates
+    return {"url": "file:///etc/passwd"}, "http(s)"
+
+
+def climbing(shelf, signer, certificates):
+    del shelf, signer, certificates
+    return {"version": "1/../../x"}, "version"
+
+
+def test_what_is_not_right_is_refused(make, server, web, shelf, signer, certificates):
+    device = make()
+    for number, case in enumerate((foreign, not_for_code, platform, another_name,
+                                   another_version, wrong_digest, truncated, no_address,
+                                   climbing)):
+        change, why = case(shelf, signer, certificates)
+        offer(server, change.pop("sign", signer), web, change.pop("path", shelf[NEW]),
+              change.pop("version", NEW), order=str(number).encode(), **change)
+        assert why in ends(server, INSTALL_FAILED)[3], case
+        left = os.listdir(os.path.join(device.state, "package"))
+        assert not [name for name in left if name.endswith(".part")], (case, left)
+    eventually("the events", lambda: len(server.of_kind("agent_upgrade_failed")) == 9)
+    assert device.installed() == [] and device.has()[0] == OLD
+
+
+def test_what_is_too_big_is_refused(make, server, web, shelf, signer):
+    device = make(upgrade_max_mib=1)
+    path = os.path.join(shelf["folder"], "big.deb")
+    with open(path, "wb") as file:
+        file.write(os.urandom(1 << 20) + b"x")
+    offer(server, signer, web, path)
+    assert "longer than 1048576 bytes" in ends(server, INSTALL_FAILED)[3]
+    assert device.installed() == []
+
+
+def test_without_a_command_packages_are_refused(make, server, web, shelf, signer):
+    device = make(upgrade="")
+    offer(server, signer, web, shelf[NEW])
+    assert "[agent] upgrade in agent.conf is empty" in ends(server, INSTALL_FAILED)[3]
+    assert device.installed() == [] and not web.requests
+
+
+def test_nothing_is_installed_without_a_way_back(make, server, web, shelf, signer):
+    device = make()
+    os.remove(os.path.join(device.state, "package", OLD + ".deb"))
+    offer(server, signer, web, shelf[NEW])
+    assert "no way back" in ends(server, INSTALL_FAILED)[3]
+    assert device.installed() == [] and device.has()[0] == OLD
+
+
+def test_the_version_is_that_of_the_package():
+    done = subprocess.run([AGENT, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("redoubt-agent ")
