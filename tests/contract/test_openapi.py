@@ -15,6 +15,7 @@ import pytest
 
 import link_tour
 import package_tour
+import rollout_tour
 import signature_tour
 from device_world import NODE, TOP, Certificates, Postgres
 from manager_world import MANAGER, Manager
@@ -235,7 +236,8 @@ def sample(world, method, pattern):
     ids = {"devices": world.in_b, "groups": world.b["id"], "tasks": world.task["id"],
            "tokens": world.token["id"], "api-tokens": str(uuid.uuid4()),
            "occurrences": str(uuid.uuid4()), "packages": str(uuid.uuid4()),
-           "licences": str(uuid.uuid4())}
+           "licences": str(uuid.uuid4()),
+           "rollouts": str(uuid.uuid4())}
     path = re.sub(r"\{id\}", lambda _: ids[pattern.split("/")[2]], pattern)
     path = path.replace("{name}", "daily").replace("{sha256}", "0" * 64)
     return path, None if method in ("GET", "DELETE") else {"nonsense": 1}
@@ -463,6 +465,10 @@ WRONG = [
     ("GET", "/v1/licences/no-such", None, 404),
     ("DELETE", "/v1/licences/no-such", None, 404),
     ("GET", "/v1/seats?licence=x", None, 400),
+    ("POST", "/v1/rollouts", {"group": "/A"}, 400),
+    ("POST", "/v1/rollouts", {"package": "x", "group": "/A", "waves": [50]}, 400),
+    ("POST", "/v1/rollouts", {"package": "x", "group": "/A"}, 422),
+    ("POST", "/v1/rollouts/nonsense/stop", {}, 404),
     ("POST", "/v1/tokens", {"name": ""}, 400),
     ("POST", "/v1/tokens", {"name": "x", "uses": 0}, 400),
     ("POST", "/v1/api-tokens", {"name": "x", "role": "king"}, 400),
@@ -631,6 +637,7 @@ def test_a_tour_through_everything(api, world, folder):
                                  api.certificates.path("ca.key"))
     package_tour.tour(api, signer)
     link_tour.tour(api, world)
+    rollout_tour.tour(api, world)
     api.done("GET", "/v1/openapi.json")
     # Enrolment has tests of its own, with a real authority: tests/contract/test_enrol.py.
     elsewhere = {("GET", "/v1/ca"), ("POST", "/v1/enrol")}

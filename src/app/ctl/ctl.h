@@ -52,6 +52,7 @@ struct ctl_options {
     /* Of the commands for devices and their protection. */
     const char *server, *token_file, *ca, *file;
     const char *group, *status, *state, *search, *select_status, *select_tag, *tag;
+    const char *waves, *soak, *max_failures;
     const char *since, *until, *mode, *at, *timezone, *missed, *item, *reason, *role;
     struct ctl_list device, path, days, kind, severity;
     const char *name, *package_version, *platform, *description, *signature;

@@ -77,6 +77,7 @@ MUST_USE int manage_device(struct ctl *c, const char *word, char id[MANAGE_ID]);
 MUST_USE int manage_task(struct ctl *c, const char *word, char id[MANAGE_ID]);
 /* For a package also NAME=VERSION. */
 MUST_USE int manage_package(struct ctl *c, const char *word, char id[MANAGE_ID]);
+MUST_USE int manage_rollout(struct ctl *c, const char *word, char id[MANAGE_ID]);
 /* "Servers", "/Servers/" and "/Servers" are the same; ids stay what they are. */
 MUST_USE int manage_group(const char *word, char *path, size_t size);
 
@@ -125,6 +126,14 @@ MUST_USE int manage_read_file(struct ctl *c, const char *name, json_t **out);
 
 /* ---- the commands: ctl_device.c, ctl_group.c, ctl_policy.c, ... ---- */
 
+int cmd_rollout_start(struct ctl *c);
+int cmd_rollout_list(struct ctl *c);
+int cmd_rollout_show(struct ctl *c);
+int cmd_rollout_watch(struct ctl *c);
+int cmd_rollout_pause(struct ctl *c);
+int cmd_rollout_resume(struct ctl *c);
+int cmd_rollout_stop(struct ctl *c);
+int cmd_rollout_rollback(struct ctl *c);
 int cmd_device_list(struct ctl *c);
 int cmd_device_show(struct ctl *c);
 int cmd_device_move(struct ctl *c);

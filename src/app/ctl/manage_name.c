@@ -163,6 +163,11 @@ int manage_package(struct ctl *c, const char *word, char id[MANAGE_ID])
                   : find(c, "/v1/packages", "package", word, id);
 }
 
+int manage_rollout(struct ctl *c, const char *word, char id[MANAGE_ID])
+{
+    return find(c, "/v1/rollouts", "rollout", word, id);
+}
+
 int manage_group(const char *word, char *path, size_t size)
 {
     size_t n = strlen(word);

@@ -64,6 +64,15 @@ static const struct route table[] = {
     GET("/v1/occurrences/{id}", "api_occurrence_get", ""),
     GET("/v1/occurrences/{id}/runs", "api_runs_list", "device state outcome " PAGE),
 
+    GET("/v1/rollouts", "api_rollouts_list", "state " PAGE),
+    WRITE("POST", "/v1/rollouts", "api_rollout_create", ADMINISTRATOR, BODY_NEEDED, "", NULL),
+    GET("/v1/rollouts/{id}", "api_rollout_get", ""),
+    GET("/v1/rollouts/{id}/devices", "api_rollout_devices", "state wave " PAGE),
+    WRITE("POST", "/v1/rollouts/{id}/pause", "api_rollout_pause", ADMINISTRATOR, BODY_OPTIONAL, "", NULL),
+    WRITE("POST", "/v1/rollouts/{id}/resume", "api_rollout_resume", ADMINISTRATOR, BODY_OPTIONAL, "", NULL),
+    WRITE("POST", "/v1/rollouts/{id}/stop", "api_rollout_stop", ADMINISTRATOR, BODY_OPTIONAL, "", NULL),
+    WRITE("POST", "/v1/rollouts/{id}/rollback", "api_rollout_rollback", ADMINISTRATOR, BODY_OPTIONAL, "", NULL),
+
     GET("/v1/events", "api_events_list", "after kind severity device group since until wait_s " PAGE),
     GET("/v1/audit", "api_audit_list", "actor action object since until " PAGE),
     GET("/v1/retention", "api_retention_get", ""),
