@@ -456,6 +456,20 @@ static void a_blob_of_another_length_is_replaced_by_a_put(void **state)
     assert_int_equal(blob_share_verify(smb, &b, NULL, &why), ERR_OK);
 }
 
+static void putting_a_file_again_heals_a_damaged_blob(void **state)
+{
+    const struct blob b = put_one(17);
+    char name[128], path[512];
+
+    (void)state;
+    (void)snprintf(name, sizeof(name), "blob/%s", b.id.hex);
+    share_path(path, sizeof(path), name);
+    flip_byte(path, SIZE / 2);
+    struct blob again = put_one(17);
+    assert_string_equal(again.id.hex, b.id.hex);
+    assert_int_equal(blob_share_verify(smb, &b, NULL, &why), ERR_OK);
+}
+
 static enum err say_known(void *arg, const struct blob_id *id, bool *out,
                           struct err_info *info)
 {
@@ -637,6 +651,7 @@ int main(void)
         T(a_blob_damaged_on_the_share_is_found_and_healed_from_here),
         T(a_blob_damaged_here_is_found_and_does_not_spread),
         T(a_blob_of_another_length_is_replaced_by_a_put),
+        T(putting_a_file_again_heals_a_damaged_blob),
         T(a_blob_is_removed_only_while_nobody_knows_it),
         T(a_removal_that_was_cut_off_is_settled_later),
         T(lists_show_blobs_and_nothing_else),

@@ -1,5 +1,6 @@
 """Packages and the store from the command line: real smbd, PostgreSQL and redoubt-manager; signatures
 by openssl."""
+import base64
 import contextlib
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 import test_ctl
 from device_world import Certificates, Postgres, eventually
 from manager_world import Manager
-from package_tour import Signer
+from package_tour import Signer, openssl
 
 REDOUBT = os.environ["REDOUBT"]
 CONF = """[cluster]
@@ -163,6 +164,23 @@ def sha256(path):
                           text=True).stdout.split()[0]
 
 
+def verify_by_hand(world, package):
+    """As docs/protocol/data.md says."""
+    folder = tempfile.mkdtemp(dir=world.folder)
+    signature = base64.b64decode(package["signature"])
+    for name, content in (("s", signature[:64]), ("c.der", signature[64:]),
+                          ("d", bytes.fromhex(package["sha256"]))):
+        with open(f"{folder}/{name}", "wb") as file:
+            file.write(content)
+    openssl("x509", "-inform", "DER", "-in", f"{folder}/c.der", "-out", f"{folder}/c.pem")
+    openssl("verify", "-CAfile", f"{world.trust}/ca.pem", f"{folder}/c.pem")
+    key = openssl("x509", "-in", f"{folder}/c.pem", "-pubkey", "-noout")
+    with open(f"{folder}/key.pem", "wb") as file:
+        file.write(key)
+    openssl("pkeyutl", "-verify", "-pubin", "-inkey", f"{folder}/key.pem", "-rawin", "-in",
+            f"{folder}/d", "-sigfile", f"{folder}/s")
+
+
 def test_a_deb_says_its_name_and_version_itself(empty, deb):
     made = empty.json("package", "publish", str(deb))
     assert (made["name"], made["version"], made["platform"]) == (
@@ -180,6 +198,7 @@ def test_a_deb_says_its_name_and_version_itself(empty, deb):
     assert (entry["path"], entry["blob"], entry["size"]) == (
         made["path"], made["sha256"], os.path.getsize(deb))
     assert empty.events("package_published")[-1]["package"] == made["id"]
+    verify_by_hand(empty, made)
     audit = empty.manager.get("/v1/audit?action=package_publish").json["items"]
     assert made["id"] in [a["object"] for a in audit]
 

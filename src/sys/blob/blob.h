@@ -78,7 +78,7 @@ struct blob_put {
  * blob_put - the file of fd becomes a blob of the share.
  *
  * Goes on where an earlier call for the same file stopped.  Reads the file once, unless the
- * share has a blob of its size.  ERR_INVALID: no plain file, or it changed meanwhile.
+ * share has a blob of its size; a blob that is there is verified, and replaced if damaged.  ERR_INVALID: no plain file, or it changed meanwhile.
  */
 MUST_USE enum err blob_put(struct smb *s, int fd, const struct blob_watch *w,
                            struct blob_put *out, struct err_info *info);

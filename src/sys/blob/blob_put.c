@@ -89,11 +89,11 @@ enum err blob_digest(int fd, const struct blob_watch *w, struct blob_id *out,
     return e;
 }
 
-/* Is the blob on the share?  The file is read only if one of its size is. */
+/* Is the blob on the share?  The file is read only if one of its size is, and that one is
+ * read too: who publishes a file again heals a damaged copy. */
 static enum err look(struct put *p, struct blob_put *out, struct err_info *info)
 {
     struct same_size same = { .size = p->size };
-    struct smb_entry there;
     enum err e = smb_list_entries(p->smb, "blob", note_size, &same, info);
 
     if (e || !same.found)
@@ -101,8 +101,10 @@ static enum err look(struct put *p, struct blob_put *out, struct err_info *info)
     e = blob_digest(p->fd, NULL, &out->blob.id, info);
     if (e)
         return e;
-    e = smb_stat(p->smb, blob_share_name(&out->blob.id).s, &there, info);
-    out->was_there = e == ERR_OK && there.size == p->size;
+    e = blob_share_verify(p->smb, &out->blob, p->watch, info);
+    out->was_there = e == ERR_OK;
+    if (e == ERR_CORRUPT)
+        e = blob_share_set_aside(p->smb, &out->blob.id, info);
     return e == ERR_NOT_FOUND ? ERR_OK : e;
 }
 
