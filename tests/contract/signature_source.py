@@ -47,6 +47,7 @@ class Source(http.server.ThreadingHTTPServer):
         self.statuses = {}   # file: (status, headers)
         self.cut = {}        # file: bytes after which the connection ends
         self.ranges = True
+        self.hold = None     # (file, bytes, Event): the rest comes when it is set
         self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
 
@@ -111,4 +112,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body[:short])
             self.close_connection = True
             return
-        self.wfile.write(body)
+        if source.hold and source.hold[0] == file and len(body) > source.hold[1]:
+            self.wfile.write(body[:source.hold[1]])
+            self.wfile.flush()
+            source.hold[2].wait(60)
+            body = body[source.hold[1]:]
+        try:
+            self.wfile.write(body)
+        except ConnectionError:
+            self.close_connection = True

@@ -9,7 +9,8 @@
 enum { AGAIN_S = 60 };
 
 static const struct active_task tasks[] = {
-    { "collect", 3600, collect_run },
+    { "collect", 3600, NULL, collect_run },
+    { "upstream", 1, upstream_wanted, upstream_run },
 };
 
 /* When each is due, in this epoch. */
@@ -82,7 +83,8 @@ void active_turn(struct mirror *m)
             times.epoch = epoch;
             memset(times.due, 0, sizeof(times.due));
         }
-        if (mono_reached(mirror_now(), times.due[i]))
+        if (mono_reached(mirror_now(), times.due[i]) &&
+            (!tasks[i].wanted || tasks[i].wanted(m)))
             run_one(m, i, epoch);
     }
 }

@@ -32,6 +32,7 @@ MUST_USE enum err active_ask(struct active *a, const char *sql, size_t count,
 struct active_task {
     const char *name; /* for the log */
     uint32_t every_s;
+    bool (*wanted)(struct mirror *m); /* is there anything to do?  NULL: yes */
     enum err (*run)(struct active *a, struct err_info *info);
 };
 
@@ -40,5 +41,11 @@ void active_turn(struct mirror *m);
 
 /* collect.c */
 enum err collect_run(struct active *a, struct err_info *info);
+
+/* upstream.c */
+bool upstream_wanted(struct mirror *m);
+enum err upstream_run(struct active *a, struct err_info *info);
+/* An administrator asks for a look, or changed the source. */
+void upstream_news(void);
 
 #endif

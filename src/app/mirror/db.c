@@ -5,7 +5,7 @@
 #include <poll.h>
 #include <stdlib.h>
 
-#include "app/mirror/mirror.h"
+#include "app/mirror/active.h"
 #include "sys/fence/dbc.h"
 #include "sys/log/log.h"
 
@@ -144,6 +144,8 @@ static void heard(struct mirror *m, const PGnotify *n)
     const struct str text = str_of(n->extra);
 
     if (strcmp(n->relname, CHANNEL) != 0) {
+        if (strstr(n->extra, "\"upstream\""))
+            upstream_news();
         if (strstr(n->extra, "published"))
             m->db.read = (struct mono){ 0 };
         m->news = m->news || m->db.read.us == 0;
