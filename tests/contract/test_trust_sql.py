@@ -329,3 +329,35 @@ def test_everything_is_fenced(s, database):
             with pytest.raises(psycopg2.Error) as caught:
                 cursor.execute(text)
             assert caught.value.pgcode == "RD001", text
+
+
+def test_a_batch_of_first_contacts_costs_the_same_however_many_there_are(s):
+    """Plans that were made for a few devices are kept for thousands."""
+    def contact():
+        device = str(uuid.uuid4())
+        return {"device": device, "name": "x", "hello": {
+            "serial": uuid.uuid4().hex, "not_after": 2000000000, "address": "10.0.0.9",
+            "instance": device, "transport": "ws", "node": device_world.NODE},
+            "description": {"non_identifying": {"protection.engine": "running"}},
+            "policy": {"hash": "ab" * 32, "state": "applied"},
+            "events": {"stream": device, "first": 1, "list": [
+                {"at": 1, "kind": "x", "severity": "info"}]}}
+
+    def rows_read():
+        """By this session, of all tables, since the last call."""
+        s.sql("SELECT pg_stat_force_next_flush()")
+        now = s.one("SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint "
+                    "FROM pg_stat_user_tables WHERE schemaname = 'redoubt'")
+        before, rows_read.last = rows_read.last, now
+        return now - before
+
+    rows_read.last = 0
+    for size in (1,) * 12 + (4,) * 12:
+        s.exchange("device_exchange", *(contact() for _ in range(size)))
+    costs = []
+    for _ in range(20):
+        rows_read()
+        answers = s.exchange("device_exchange", *(contact() for _ in range(64)))
+        assert {a["hello"]["state"] for a in answers.values()} == {"ok"}
+        costs.append(rows_read())
+    assert max(costs[10:]) < 1.2 * max(costs[:3]), costs
