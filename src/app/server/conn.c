@@ -434,6 +434,7 @@ static void handshake(struct conn *c)
     c->has_identity = tls_peer_device(c->tls, &c->device_id) == ERR_OK &&
                       tls_peer_certificate(c->tls, &c->certificate) == ERR_OK;
     c->state = CONN_HTTP;
+    (void)sd_event_source_set_priority(c->io, SD_EVENT_PRIORITY_NORMAL);
     s->handshakes--;
     listener_pace(s);
     readable(c);
@@ -545,6 +546,8 @@ void conn_new(struct server *s, int fd, const char *peer)
         return;
     }
     (void)sd_event_source_set_io_fd_own(c->io, true);
+    /* A handshake is the dearest of all: devices that are there already come before it. */
+    (void)sd_event_source_set_priority(c->io, SD_EVENT_PRIORITY_NORMAL + 5);
     conn_deadline(c, CONN_HELLO_MS);
     LIST_INSERT_HEAD(&s->conns, c, all);
     s->conn_count++;

@@ -3,6 +3,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -114,6 +115,14 @@ static int on_pace(sd_event_source *source, uint64_t us, void *arg)
     return 0;
 }
 
+/* Did who waited at the door give up?  A handshake with nobody costs as much as any. */
+static bool has_left(int fd)
+{
+    struct pollfd p = { .fd = fd, .events = POLLRDHUP };
+
+    return poll(&p, 1, 0) > 0;
+}
+
 static int on_connection(sd_event_source *source, int fd, uint32_t revents, void *arg)
 {
     struct server *s = arg;
@@ -138,6 +147,11 @@ static int on_connection(sd_event_source *source, int fd, uint32_t revents, void
         }
         if (c < 0)
             return 0; /* that was all */
+        if (has_left(c)) {
+            (void)close(c);
+            s->accept_tokens++; /* it cost nothing */
+            continue;
+        }
         peer_text(peer, sizeof(peer), &from);
         s->counts.accepted++;
         if (s->conn_count >= s->conn_max || !server_may_answer(s)) {

@@ -28,7 +28,7 @@
 
 enum {
     SERVER_BUCKETS = 4096,
-    SERVER_BACKLOG = 4096,
+    SERVER_BACKLOG = 1024, /* who waits longer than that takes has given up meanwhile */
     CONN_REQUESTS_MAX = 32,
     CONN_BAD_MAX = 8,        /* bad messages before the connection is closed */
     CONN_OUT_MAX = 1 << 20,  /* bytes that a device may leave unread */
