@@ -50,9 +50,9 @@ http {{
 def arguments(parser):
     parser.add_argument("--mib", type=int, default=512, metavar="N",
                         help="downloads: size of the large file (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N",
+    parser.add_argument("--rounds", type=int, default=15, metavar="N",
                         help="downloads: rounds of each (default: %(default)s)")
-    parser.add_argument("--seconds", type=int, default=2, metavar="S",
+    parser.add_argument("--seconds", type=int, default=1, metavar="S",
                         help="downloads: of a round with small files (default: %(default)s)")
 
 

@@ -76,7 +76,7 @@ def _parser():
 def _up(args):
     began = time.monotonic()
     lab = Lab(args.name, profile=args.profile, devices=args.devices, build=args.build,
-              report_ms=args.report_ms, debug=args.debug, newcomer=True,
+              report_ms=args.report_ms, debug=args.debug, newcomer=True, fresh=True,
               say=lambda text: print("  " + text, flush=True))
     print(f"lab '{lab.name}': {len(lab.hosts)} hosts, profile {lab.profile}", flush=True)
     lab.up(cluster=not args.bare)

@@ -87,8 +87,9 @@ class Init:
     def mounts(self):
         boot, root = self.boot, self.boot["root"]
         kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        below = f"{boot['system']}:/" if boot["system"] else "/"
         kernel.mount("overlay", root, "overlay", 0,
-                     f"lowerdir={boot['system']}:/,upperdir={boot['upper']},workdir={boot['work']}")
+                     f"lowerdir={below},upperdir={boot['upper']},workdir={boot['work']}")
         for kind, where in (("proc", "proc"), ("sysfs", "sys"), ("tmpfs", "run")):
             os.makedirs(f"{root}/{where}", exist_ok=True)
             kernel.mount(kind, f"{root}/{where}", kind)

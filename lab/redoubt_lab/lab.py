@@ -26,12 +26,14 @@ class Lab:
     settings   changes to redoubt.conf: {section: {key: value}}; a value of None drops the key
     report_ms  how often devices report
     newcomer   one more device, which is not enrolled
+    fresh      one more computer, which has an engine, but none of our programs
     build      the build folder whose programs are tested
     say        called with a line of text at each step
     """
 
     def __init__(self, name="lab", profile="balanced", devices=5, settings=None, report_ms=1000,
-                 build=None, say=_quiet, debug=False, newcomer=False):
+                 build=None, say=_quiet, debug=False, newcomer=False,
+                 fresh=False):
         if not plan.valid_name(name):
             raise LabError(f"'{name}' cannot name a lab",
                            "use lower-case letters, digits and '-', at most 31")
@@ -41,7 +43,7 @@ class Lab:
             raise LabError(f"{devices} devices: a lab has 0 to {plan.DEVICES_MAX}")
         self.name, self.profile, self.devices = name, profile, devices
         self.settings, self.report_ms, self.debug = settings or {}, report_ms, debug
-        self.newcomer = newcomer
+        self.newcomer, self.fresh = newcomer, fresh
         self.say = say
         kernel.adopt_orphans()
         self.places = plan.Places(name)
@@ -55,7 +57,7 @@ class Lab:
 
     def _set_hosts(self):
         self.hosts = {host: Host(host, self.places, os.path.join(self.cgroup, host), self.switch)
-                      for host in plan.host_names(self.devices, self.newcomer)}
+                      for host in plan.host_names(self.devices, self.newcomer, self.fresh)}
 
     @property
     def programs(self):
@@ -71,7 +73,7 @@ class Lab:
         lab.profile, lab.devices = about["profile"], about["devices"]
         lab.build, lab.settings = about["build"], about["settings"]
         lab.report_ms, lab.debug = about["report_ms"], about["debug"]
-        lab.newcomer = about["newcomer"]
+        lab.newcomer, lab.fresh = about["newcomer"], about["fresh"]
         lab._set_hosts()
         return lab
 
@@ -193,7 +195,8 @@ class Lab:
             templates.unpack(template, part, upper + folder)
         boot = {"lab": self.name, "host": host, "address4": plan.address4(host),
                 "address6": plan.address6(host), "path": PATH, "log": self.places.host(
-                    host, "init.log"), "system": self.places.at("system"),
+                    host, "init.log"), "system": self.places.at("system") if host != plan.FRESH
+                else None,
                 "upper": upper, "work": self.places.host(host, "work"),
                 "root": self.places.host(host, "root"), "binds": role.binds,
                 "folders": role.folders, "units": role.units}
@@ -255,7 +258,7 @@ class Lab:
             json.dump({"name": self.name, "state": state, "profile": self.profile,
                        "devices": self.devices, "build": self.build, "settings": self.settings,
                        "report_ms": self.report_ms, "debug": self.debug,
-                       "newcomer": self.newcomer}, file)
+                       "newcomer": self.newcomer, "fresh": self.fresh}, file)
 
     def _keep_logs(self):
         """A lab that did not come up takes its logs with it: keep the end of them."""

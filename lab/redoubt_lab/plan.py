@@ -10,6 +10,7 @@ VIRTUAL4, VIRTUAL6 = f"{NET4}.100", f"{NET6}:100"
 NODES = ("node-a", "node-b")
 FIXED = {"fileserver": 10, "dbms": 11, "admin": 12, "vendor": 13, "node-a": 21, "node-b": 22}
 NEWCOMER = "newcomer"      # a device that is not enrolled
+FRESH = "fresh"            # a computer on which nothing of ours was ever installed
 FIRST_CLIENT = 101
 DEVICES_MAX = 100
 PROFILES = ("fast", "balanced", "patient")
@@ -26,16 +27,16 @@ def valid_name(name):
     return bool(_NAME.match(name))
 
 
-def host_names(devices, newcomer=False):
+def host_names(devices, newcomer=False, fresh=False):
     names = list(FIXED) + [f"client-{i + 1}" for i in range(devices)]
-    return names + [NEWCOMER] if newcomer else names
+    return names + [NEWCOMER] * newcomer + [FRESH] * fresh
 
 
 def octet(host):
     if host in FIXED:
         return FIXED[host]
-    if host == NEWCOMER:
-        return 99
+    if host in (NEWCOMER, FRESH):
+        return 99 if host == NEWCOMER else 98
     return FIRST_CLIENT + int(host.removeprefix("client-")) - 1
 
 

@@ -78,6 +78,11 @@ def _device(lab, host, role, owner):
 def _client(lab, host):
     role = Role()
     _engine(role)
+    if host == plan.FRESH:
+        role.units.append({"name": "agent", "restart_s": 1.0, "autostart": False,
+                           "argv": [os.path.join(lab.programs.bin, "redoubt-agent"), "--ack-log",
+                                    confs.ACK_LOG]})
+        return role
     if host == plan.NEWCOMER:
         role.files["/etc/redoubt/agent.conf"] = (confs.agent(lab, host), 0o640, None)
         role.folders.append(("/var/lib/redoubt-agent", None))

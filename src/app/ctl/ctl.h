@@ -58,6 +58,7 @@ struct ctl_options {
     const char *name, *package_version, *platform, *description, *signature;
     uint32_t grace_h;
     bool is_private;
+    const char *base, *enrol_token; /* of an installer */
     uint32_t limit, window, spread, expires, priority, uses, keep_days, keep_count, cpu;
     bool connected, offline, lock, no_subgroups, dry_run, prune, approval, latest, all;
 
@@ -112,7 +113,8 @@ struct ctl_section {
 
 /* ctl_commands.c, manage_commands.c */
 extern const struct ctl_section ctl_cluster_section, ctl_manage_section,
-    ctl_signature_section, ctl_publish_section, ctl_licence_section;
+    ctl_signature_section, ctl_publish_section, ctl_licence_section,
+    ctl_installer_section;
 extern const struct ctl_option *const ctl_global_options[];
 extern const size_t ctl_global_option_count;
 
@@ -121,7 +123,7 @@ enum { CTL_API_OPTIONS = 4 };
 extern const struct ctl_option *const ctl_api_options[CTL_API_OPTIONS];
 
 /* ctl_table.c: all sections as one table. */
-enum { CTL_SECTIONS = 5 };
+enum { CTL_SECTIONS = 6 };
 const struct ctl_section *ctl_section_at(size_t i);
 size_t ctl_command_count(void);
 const struct ctl_command *ctl_command_at(size_t i);

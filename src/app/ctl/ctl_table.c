@@ -3,8 +3,8 @@
 const struct ctl_section *ctl_section_at(size_t i)
 {
     static const struct ctl_section *const sections[CTL_SECTIONS] = {
-        &ctl_cluster_section, &ctl_manage_section, &ctl_signature_section,
-        &ctl_publish_section, &ctl_licence_section
+        &ctl_cluster_section, &ctl_manage_section,    &ctl_signature_section,
+        &ctl_publish_section, &ctl_installer_section, &ctl_licence_section
     };
 
     CHECK(i < CTL_SECTIONS);

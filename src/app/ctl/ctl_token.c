@@ -33,12 +33,7 @@ static int revoke(struct ctl *c, const char *path)
     return r;
 }
 
-/*
- * The text of a token is told once.  If that answer was lost in a switch, the repeated
- * request is answered without it: such a token is of no use, so it is revoked and another
- * one is made.
- */
-static int create(struct ctl *c, const char *path, json_t *body, json_t **out)
+int manage_token(struct ctl *c, const char *path, json_t *body, json_t **out)
 {
     int r = manage_send(c, "POST", path, json_incref(body), out);
 
@@ -103,7 +98,7 @@ int cmd_token_create(struct ctl *c)
                      o->expires ? (int)o->expires : 168, "approval", o->approval);
     if (!body)
         return ctl_usage("the name is not UTF-8");
-    r = create(c, "/v1/tokens", body, &answer);
+    r = manage_token(c, "/v1/tokens", body, &answer);
     if (r == CTL_OK && o->json) {
         ctl_print_json(answer);
     } else if (r == CTL_OK) {
@@ -158,7 +153,7 @@ int cmd_api_token_create(struct ctl *c)
         return ctl_usage("the name is not UTF-8");
     if (o->group)
         (void)json_object_set_new(body, "scope", json_pack("[s]", group));
-    r = create(c, "/v1/api-tokens", body, &answer);
+    r = manage_token(c, "/v1/api-tokens", body, &answer);
     if (r == CTL_OK)
         say_done(c, answer, "%s", ctl_str(answer, "token", "?"));
     (void)fflush(stdout);

@@ -58,6 +58,14 @@ MUST_USE int manage_send(struct ctl *c, const char *method, const char *path,
  * first page has stays. */
 MUST_USE int manage_list(struct ctl *c, const struct where *w, json_t **out);
 
+/*
+ * manage_token - makes a token at this path.  Steals body.
+ *
+ * The text of a token is told once.  If that answer was lost in a switch, the repeated request
+ * is answered without it: such a token is of no use, so it is revoked and another one is made.
+ */
+MUST_USE int manage_token(struct ctl *c, const char *path, json_t *body, json_t **out);
+
 /* The object, changed by `edit`, which fills the body of the change, written with the
  * version that was read; read again when somebody else was faster. */
 struct manage_edit {

@@ -5,7 +5,6 @@
 #include <sodium.h>
 #include <unistd.h>
 
-#include "app/manager/address.h"
 #include "app/manager/api.h"
 #include "sys/ca/ca.h"
 #include "sys/log/log.h"
@@ -268,7 +267,7 @@ static json_t *servers(const struct manager *m)
     char text[CONF_PATH + 16];
     json_t *list = json_array();
 
-    if (address_of(&m->conf, m->conf.server.listen, text, sizeof(text)))
+    if (conf_address_of(&m->conf, m->conf.server.listen, text, sizeof(text)))
         (void)json_array_append_new(list, json_string(text));
     return list;
 }

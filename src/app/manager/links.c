@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "app/manager/address.h"
 #include "app/manager/api.h"
 #include "sys/ca/ca_link.h"
 
@@ -56,7 +55,7 @@ bool links_finish(struct asked *a, json_t *body)
     struct err_info why = { .what = "" };
     char address[CONF_PATH + 16], link[CA_LINK_MAX], url[URL_MAX];
 
-    if (!address_of(&a->m->conf, a->m->conf.web.https, address, sizeof(address))) {
+    if (!conf_address_of(&a->m->conf, a->m->conf.web.https, address, sizeof(address))) {
         api_refuse(a, 409,
                    &(struct http_error){ "no_https", "There is no HTTPS",
                                          "The Web Server listens for HTTP only, or the "

@@ -1,5 +1,5 @@
 /*
- * ca_link: links to what is not public, which end by themselves.
+ * ca_link: links to what is not public, which end by themselves; and the pin of who serves it.
  *
  * Purpose   redoubt-manager makes them, nginx (secure_link) believes them, on either node.
  * Shape     PATH?md5=M&expires=S: S in Unix seconds, M is base64url without padding of the MD5
@@ -24,5 +24,10 @@ MUST_USE enum err ca_link_key(struct str secret, char out[CA_LINK_KEY],
 MUST_USE enum err ca_link_make(const char key[CA_LINK_KEY], const char *path,
                                int64_t expires, char out[CA_LINK_MAX],
                                struct err_info *info);
+
+enum { CA_PIN = 64 };
+
+/* "sha256//..." of a certificate's public key, as curl --pinnedpubkey takes it. */
+MUST_USE enum err ca_pin(struct str certificate, char out[CA_PIN], struct err_info *info);
 
 #endif

@@ -288,6 +288,9 @@ MUST_USE enum err conf_load_key(const char *path, struct mac_key *out,
 /* Splits "host:port" or "[v6]:port"; the host without brackets.  ERR_INVALID. */
 MUST_USE enum err conf_listen_split(const char *listen, char *host, size_t host_size,
                                     uint16_t *port);
+/* "host:port" by which devices and people find a service that listens so: the first of
+ * [trust] names, or the address of the cluster.  false: there is none. */
+bool conf_address_of(const struct conf *c, const char *listen, char *out, size_t size);
 
 /* An address with a prefix length as in [address]. */
 struct conf_ip {

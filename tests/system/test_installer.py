@@ -1,0 +1,134 @@
+"""A computer on which nothing of ours was ever installed becomes a managed device by one command."""
+import glob
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+from redoubt_lab import plan
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+LAB = {"devices": 1, "fresh": True}
+AGENT = "/usr/local/bin/redoubt-agent"      # where the build that is tested installs to
+BROUGHT = "/etc/redoubt/enrolment.json"
+BASE = "/root/base.deb"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def base(cluster):
+    """The package of the agent, as ./dev package makes it, from the build that is tested."""
+    with tempfile.TemporaryDirectory(prefix="redoubt-base-") as folder:
+        subprocess.run([f"{TOP}/tools/package", "--build", cluster.build, "--out", folder,
+                        "redoubt-agent"], check=True, capture_output=True)
+        (made,) = glob.glob(f"{folder}/redoubt-agent_*.deb")
+        for node in plan.NODES:
+            shutil.copy(made, cluster.host(node).file(BASE))
+
+
+def installer(scene, *words):
+    """Made as soon as the node has the package of the agent, and the Web Server what was made."""
+    node = scene.lab.wait_ready(60)
+
+    def made():
+        done = scene.host(node).run("redoubt", "package", "agent", *words, "--json", check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    told = scene.lab.wait_for(made, 30, "the installer is made", 0.2)
+    for key in ("script_url", "package_url"):
+        scene.lab.wait_for(lambda url=told[key]: scene.host("admin").run(
+            "curl", "-fsS", "-o", "/dev/null", "--cacert", "/etc/redoubt/ca.pem", url,
+            check=False).returncode == 0, 30, f"the Web Server has {told[key]}", 0.1)
+    return told
+
+
+def is_installed(fresh):
+    return os.path.lexists(fresh.file(AGENT))
+
+
+def purge(fresh):
+    """As it was."""
+    fresh.run("dpkg", "--purge", "redoubt-agent")
+    fresh.run("rm", "-rf", "/etc/redoubt", "/var/lib/redoubt-agent")
+    assert not is_installed(fresh)
+
+
+def device(scene):
+    """The groups of the active devices of that name, and their reports."""
+    return scene.lab.sql(
+        "select g.path, (select count(*) from redoubt.report r where r.device_id = d.id) "
+        "from redoubt.device d join redoubt.device_group g on g.id = d.group_id "
+        "where d.name = %s and d.state = 'active' order by d.first_seen desc", plan.FRESH)
+
+
+def test_one_command_installs_and_enrols(scene):
+    fresh = scene.host(plan.FRESH)
+    redoubt = scene.host(scene.active)
+    redoubt.run("redoubt", "group", "create", "/Laptops")
+    redoubt.run("redoubt", "package", "publish", BASE)
+    told = installer(scene, "--group", "/Laptops", "--uses", "2", "--days", "2")
+    assert told["command"] == (f"curl -fsS -k --pinnedpubkey '{told['pin']}' "
+                               f"'{told['script_url']}' | sh")
+    wrong = told["command"].replace("sha256//", "sha256//AAAA", 1)
+    refused = fresh.run("bash", "-o", "pipefail", "-c", wrong, check=False)
+    assert refused.returncode == 90 and not is_installed(fresh), refused.stderr
+
+    # The pin holds on the other node, too.
+    scene.host(scene.active).run("redoubt", "switchover")
+    scene.expect_switch()
+    done = fresh.run("bash", "-o", "pipefail", "-c", told["command"], timeout=120)
+    assert "this device is enrolled" in done.stdout, done.stdout + done.stderr
+    assert is_installed(fresh) and not os.path.exists(fresh.file(BROUGHT))
+    fresh.start("agent")
+    scene.later(lambda: purge(fresh))
+    scene.later(lambda: fresh.stop("agent"))
+    scene.lab.wait_for(lambda: device(scene) and device(scene)[0][1] > 0, 40,
+                       "the new device reports", 0.1, lambda: fresh.log("agent")[-2000:])
+    assert device(scene)[0][0] == "/Laptops"
+    left = fresh.run("grep", "-rls", f"rdt1.{told['token']}", "/etc", "/tmp", "/usr/local", "/var",
+                     check=False)
+    assert left.stdout == "", "the token is left somewhere"
+
+
+def test_the_package_waits_for_a_server_that_is_away(scene):
+    fresh = scene.host(plan.FRESH)
+    told = installer(scene, "--base", BASE)
+    fresh.run("curl", "-fsS", "-k", "--pinnedpubkey", told["pin"], "-o", "/root/redoubt-agent.deb",
+              told["package_url"])
+    scene.lab.cut(plan.FRESH)
+    scene.later(lambda: purge(fresh))
+    done = fresh.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y",
+                     "/root/redoubt-agent.deb", timeout=120)
+    assert "not enrolled" in done.stdout + done.stderr
+    mode = os.stat(fresh.file(BROUGHT))
+    assert (mode.st_mode & 0o777, mode.st_uid) == (0o600, 0)
+    assert fresh.run("setpriv", "--reuid", "nobody", "--clear-groups", "cat", BROUGHT,
+                     check=False).returncode != 0
+    before = len(device(scene))
+    with fresh.popen("redoubt-agent", "enrol", "--wait", "--from", BROUGHT) as waiting:
+        scene.lab.heal()
+        assert waiting.wait(60) == 0
+    assert not os.path.exists(fresh.file(BROUGHT))
+    assert len(device(scene)) == before + 1
+
+
+def test_what_is_not_the_package_of_the_script_is_not_installed(scene):
+    fresh, lab = scene.host(plan.FRESH), scene.lab
+    told = installer(scene, "--base", BASE)
+    script = fresh.run("curl", "-fsS", "-k", "--pinnedpubkey", told["pin"],
+                       told["script_url"]).stdout
+    other = script.replace(f"sha256={told['sha256']}", "sha256=" + "0" * 64)
+    refused = fresh.run("sh", text_in=other, check=False)
+    assert refused.returncode == 1 and "not the one" in refused.stderr
+    half = fresh.run("sh", text_in=script[:len(script) // 2], check=False)
+    assert not is_installed(fresh), half.stderr
+    for wrong in ("/root/none.deb", "/etc/hosts"):
+        bad = scene.host(scene.active).run("redoubt", "package", "agent", "--base", wrong,
+                                           check=False)
+        assert bad.returncode == 1 and "./dev package" in bad.stderr
+    assert lab.sql("select count(*) from redoubt.enrol_token where name = 'installer' and "
+                   "revoked_at is null")[0][0] == lab.sql(
+                       "select count(distinct version) from redoubt.package "
+                       "where name = 'agent-installer'")[0][0], "a token is left over"
