@@ -11,6 +11,7 @@
  *                    standby
  *   orphan           leaves a process that has cut every tie (double fork, own session)
  *   helpers          starts a short-lived process every 50 ms
+ *   slowhelper       has one when it says READY that ends 0.5 s later, as on a busy machine
  *   talk=N           writes N lines
  */
 #include <errno.h>
@@ -74,10 +75,10 @@ static void on_duty(bool active)
     }
 }
 
-static void helper(void)
+static void helper(useconds_t life_us)
 {
     if (fork() == 0) {
-        (void)usleep(20000);
+        (void)usleep(life_us);
         _exit(0);
     }
     while (waitpid(-1, NULL, WNOHANG) > 0)
@@ -116,6 +117,8 @@ int main(int argc, char **argv)
         last(false);
     if (has(argc, argv, "orphan"))
         last(true);
+    if (has(argc, argv, "slowhelper"))
+        helper(500000);
     for (long i = 0; i < lines; i++)
         (void)printf("line %ld\n", i);
     (void)fflush(stdout);
@@ -130,7 +133,7 @@ int main(int argc, char **argv)
             return 8;
         (void)redoubt_service_watchdog(s);
         if (has(argc, argv, "helpers"))
-            helper();
+            helper(20000);
         follow(s, argc, argv);
     }
 }

@@ -236,7 +236,7 @@ static void a_worker_that_dies_counts(void **state)
     begin(w, -1);
     want(w, SERVICE_WANT_ACTIVE, 41);
     assert_turns(w, 0, SERVICE_ACTIVE);
-    rest(w, 500); /* long enough to be lasting */
+    rest(w, 1500); /* long enough to be lasting */
     pid_t pid = supervisor_pid(w->s, 0);
     assert_int_equal(pids_of(w, 0, pids, 8), 2);
     assert_int_equal(kill(pids[0] == pid ? pids[1] : pids[0], SIGKILL), 0);
@@ -337,6 +337,18 @@ static void short_lived_helpers_do_not_count(void **state)
     want(w, SERVICE_WANT_STANDBY, 0);
     assert_turns(w, 0, SERVICE_STANDBY);
     rest(w, 1500);
+    assert_int_equal(w->failures[0], 0);
+}
+
+static void a_helper_that_is_slow_at_the_start_does_not_count(void **state)
+{
+    struct world *w = *state;
+
+    add(w, SUPERVISOR_HOT, "hot", "slowhelper", NULL)->all_processes = true;
+    begin(w, -1);
+    want(w, SERVICE_WANT_STANDBY, 0);
+    assert_turns(w, 0, SERVICE_STANDBY);
+    rest(w, 800);
     assert_int_equal(w->failures[0], 0);
 }
 
@@ -516,6 +528,7 @@ int main(void)
         T(a_worker_may_end_with_the_role),
         T(it_runs_as_its_user_and_gains_nothing),
         T(short_lived_helpers_do_not_count),
+        T(a_helper_that_is_slow_at_the_start_does_not_count),
         T(nothing_of_a_failed_service_lives_on),
         T(kill_ends_everything_and_starts_nothing),
         T(they_stop_in_reverse_order),

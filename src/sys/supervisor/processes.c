@@ -126,7 +126,7 @@ static int scan_again(sd_event_source *source, uint64_t when, void *user)
             unit_fail(u, "its process %d is stopped", (int)p->pid);
             return 0;
         }
-        p->lasting |= p->early;
+        p->lasting |= p->early && older(now, p->seen_us, PROCESSES_EARLY_MS);
     }
     scan(u, false);
     unit_timer(u, &u->processes.timer, PROCESSES_SCAN_MS, scan_again);

@@ -7,7 +7,8 @@
  * Shape     The group is read every PROCESSES_SCAN_MS; each process found gets a pidfd,
  *           so that its end is seen at once.  A process counts as lasting if it was there
  *           when the service had just become ready or acknowledged a role and still was
- *           at the next scan, or has lived for PROCESSES_LASTING_MS since it was found.
+ *           PROCESSES_EARLY_MS later, or has lived for PROCESSES_LASTING_MS since it was
+ *           found.  Shorter, and a helper on a busy machine would count.
  * Limits    PROCESSES_MAX; a service with more is watched in part.
  * Safety    Ended processes are forgotten without alarm by processes_pause(), which is
  *           in force while the service starts, changes its role, or stops.
@@ -22,6 +23,7 @@
 enum {
     PROCESSES_MAX = 128,
     PROCESSES_SCAN_MS = 200,
+    PROCESSES_EARLY_MS = 1000,
     PROCESSES_LASTING_MS = 3000,
     PROCESSES_STOPPED_MS = 600, /* so long in state T (SIGSTOP) is a hang */
 };
