@@ -351,26 +351,32 @@ def test_without_a_good_copy_nothing_is_overwritten(store):
     mirror.wait("the other file came all the same", lambda: os.path.exists(mirror.blob(b"two")))
     assert not mirror.state()["prepared"] and mirror.state()["missing"] == 1
     assert not os.path.exists(f"{mirror.store}/current")
+    store.publish({"public/two": b"two"})  # and what is not published any more is no trouble
+    mirror.prepared()
+    assert mirror.state()["damaged_now"] == 0
 
 
-@pytest.mark.parametrize("path", ["public/../../etc/passwd", "/etc/passwd", "public/a\nb",
-                                  "public/.hidden", "secret/x"])
-def test_a_list_that_climbs_changes_nothing(store, path):
+def test_a_list_that_climbs_changes_nothing(store):
+    paths = ["public/../../etc/passwd", "/etc/passwd", "public/a\nb", "public/.hidden", "secret/x"]
     store.publish(FILES)
     mirror = store.mirror()
     mirror.prepared()
     store.database.query("ALTER TABLE redoubt.publication DROP CONSTRAINT publication_path_check")
     try:
         digest = store.put(b"evil")
-        store.write("INSERT INTO redoubt.publication VALUES (%s, %s, 'custom')", path, digest)
-        store.write("UPDATE redoubt.publication_serial SET serial = serial + 1")
-        store.database.query("NOTIFY redoubt, 'published'")
-        mirror.wait("refused", lambda: mirror.state()["refused"])
-        assert mirror.shown() == FILES and not os.path.exists(mirror.blob(b"evil"))
-        assert sorted(os.listdir(f"{mirror.store}/tree")) == [
-            os.readlink(f"{mirror.store}/current").removeprefix("tree/")]
+        for path in paths:
+            trees = sorted(os.listdir(f"{mirror.store}/tree"))
+            store.write("INSERT INTO redoubt.publication VALUES (%s, %s, 'custom')", path, digest)
+            store.write("UPDATE redoubt.publication_serial SET serial = serial + 1")
+            store.database.query("NOTIFY redoubt, 'published'")
+            mirror.wait(f"{path} is refused", lambda: mirror.state()["refused"])
+            assert mirror.shown() == FILES and not os.path.exists(mirror.blob(b"evil"))
+            assert sorted(os.listdir(f"{mirror.store}/tree")) == trees
+            store.write("DELETE FROM redoubt.publication WHERE path = %s", path)
+            store.database.query("NOTIFY redoubt, 'published'")
+            mirror.wait("the good list", lambda: not mirror.state()["refused"])
     finally:
-        store.write("DELETE FROM redoubt.publication WHERE path = %s", path)
+        store.write("DELETE FROM redoubt.publication WHERE blob = %s", digest)
         store.database.query("ALTER TABLE redoubt.publication ADD CONSTRAINT "
                              "publication_path_check CHECK (redoubt.publication_path_ok(path))")
 

@@ -61,7 +61,7 @@ static void survey(struct mirror *m)
         if (e == ERR_OK)
             continue;
         if (e == ERR_CORRUPT) { /* not of its size */
-            tell_damage(m, "disk", &l->blobs[i].id);
+            tell_damage(m, false, &l->blobs[i].id);
             if (blob_local_remove(m->conf.web.store, &l->blobs[i].id, &why) != ERR_OK)
                 say_why(m, why.what);
         }
@@ -101,7 +101,7 @@ static enum err fetch_one(struct mirror *m, const struct blob *b, struct err_inf
         return e;
     }
     if (e == ERR_CORRUPT || e == ERR_NOT_FOUND) { /* of the share: see suspects */
-        tell_damage(m, "share", &b->id);
+        tell_damage(m, true, &b->id);
         db_tell(m, "damaged", &b->id);
     }
     return e;
@@ -147,6 +147,7 @@ static enum err complete(struct mirror *m, struct err_info *why)
                   log_u64("files", l->head.count));
     if (!laid) /* what the new list does not name goes when the old tree does */
         m->content.sweep = (struct mono){ 0 };
+    tell_complete(m);
     m->content.complete = true;
     m->content.laid = l->head.serial;
     m->content.backoff_ms = 0;

@@ -152,6 +152,10 @@ static void heard(struct mirror *m, const PGnotify *n)
     } else if (str_starts(text, STR("damaged "))) {
         suspect(m, (struct str){ text.p + 8, text.n - 8 });
     } else if (str_starts(text, STR("healed "))) {
+        struct blob_id id;
+
+        if (blob_id_parse(&id, (struct str){ text.p + 7, text.n - 7 }))
+            tell_healed(m, &id);
         m->content.retry = (struct mono){ 0 };
     } else if (str_is(text, "verify")) {
         scrub_start(m);

@@ -76,6 +76,7 @@ struct mirror {
     uint64_t fetched_bytes, moving; /* moving: of the blob under way */
     struct {                        /* found, and not healed yet */
         struct blob_id id[MIRROR_BROKEN];
+        bool on_share[MIRROR_BROKEN];
         uint32_t count;
     } broken;
     uint32_t damaged, healed; /* since the start */
@@ -103,10 +104,13 @@ bool mirror_is_active(const struct mirror *m, uint64_t *epoch);
 /* tell.c */
 /* To the daemon, if there is news, and now and then. */
 void tell_state(struct mirror *m);
-/* A blob is damaged, where "disk" or "share": told once, until it is healed. */
-void tell_damage(struct mirror *m, const char *where, const struct blob_id *id);
+/* A blob is damaged, here or on the share: told once, until it is healed. */
+void tell_damage(struct mirror *m, bool on_share, const struct blob_id *id);
 /* It is good again, if it was not. */
 void tell_healed(struct mirror *m, const struct blob_id *id);
+/* Everything of the list is here: what was damaged here is good again, by whomever; and what
+ * is published no longer is no trouble. */
+void tell_complete(struct mirror *m);
 
 /* db.c */
 void db_close(struct mirror *m);

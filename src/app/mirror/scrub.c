@@ -70,7 +70,7 @@ static enum err look_at_disk(struct mirror *m, const struct blob *b)
     const enum err e = blob_local_verify(m->conf.web.store, b, &watch, &why);
 
     if (e == ERR_CORRUPT) {
-        tell_damage(m, "disk", &b->id);
+        tell_damage(m, false, &b->id);
         content_lost(m, b);
     } else if (e == ERR_NOT_FOUND) {
         content_lost(m, b);
@@ -107,7 +107,7 @@ static enum err look_at_share(struct mirror *m, const struct blob *b)
     const bool damaged = e == ERR_CORRUPT;
 
     if (damaged || e == ERR_NOT_FOUND) {
-        tell_damage(m, "share", &b->id);
+        tell_damage(m, true, &b->id);
         e = heal_share(m, s, b, damaged, &why);
         if (e == ERR_OK) {
             tell_healed(m, &b->id);

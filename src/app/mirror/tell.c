@@ -83,22 +83,41 @@ static uint32_t place_of(const struct mirror *m, const struct blob_id *id)
     return i;
 }
 
-void tell_damage(struct mirror *m, const char *where, const struct blob_id *id)
+void tell_damage(struct mirror *m, bool on_share, const struct blob_id *id)
 {
     if (place_of(m, id) < m->broken.count || m->broken.count == MIRROR_BROKEN)
         return;
-    m->broken.id[m->broken.count++] = *id;
+    m->broken.id[m->broken.count] = *id;
+    m->broken.on_share[m->broken.count++] = on_share;
     m->damaged++;
-    tell_event(m, "blob_damaged", where, id);
+    tell_event(m, "blob_damaged", on_share ? "share" : "disk", id);
+}
+
+static void forget(struct mirror *m, uint32_t i)
+{
+    m->broken.count--;
+    m->broken.id[i] = m->broken.id[m->broken.count];
+    m->broken.on_share[i] = m->broken.on_share[m->broken.count];
 }
 
 void tell_healed(struct mirror *m, const struct blob_id *id)
 {
+    const struct blob_id which = *id;
     const uint32_t i = place_of(m, id);
 
     if (i >= m->broken.count)
         return;
-    m->broken.id[i] = m->broken.id[--m->broken.count];
     m->healed++;
-    tell_event(m, "blob_healed", "", id);
+    tell_event(m, "blob_healed", m->broken.on_share[i] ? "share" : "disk", &which);
+    forget(m, i);
+}
+
+void tell_complete(struct mirror *m)
+{
+    for (uint32_t i = m->broken.count; i-- > 0;) {
+        if (!list_has(m->list, &m->broken.id[i]))
+            forget(m, i);
+        else if (!m->broken.on_share[i])
+            tell_healed(m, &m->broken.id[i]);
+    }
 }
