@@ -247,6 +247,7 @@ def test_a_set_is_seen_whole_or_not_at_all(store):
         while not stop.is_set():
             folder = os.path.realpath(f"{mirror.store}/current")
             seen.append(frozenset(read(f"{folder}/public/set/{i}") for i in range(20)))
+            time.sleep(0.002)
     watcher = threading.Thread(target=look)
     watcher.start()
     serial = store.publish(second)

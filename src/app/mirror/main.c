@@ -113,7 +113,7 @@ static void wait_for_news(struct mirror *m)
 {
     struct pollfd p[] = { { .fd = m->daemon_fd, .events = POLLIN },
                           { .fd = db_socket(m), .events = POLLIN } };
-    const bool busy = m->scrub.on || (m->list && !m->content.complete);
+    const bool busy = m->scrub.on || m->untold || (m->list && !m->content.complete);
 
     if (m->scrub.on && m->content.complete)
         return; /* it has paused enough while it read */

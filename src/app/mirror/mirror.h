@@ -88,6 +88,7 @@ struct mirror {
     struct blob_id suspects[MIRROR_SUSPECTS]; /* of the share, told by the other node */
     uint32_t suspect_count;
     struct mono told;
+    bool untold; /* there is news that must wait a little */
     char told_text[MIRROR_PACKET];
 };
 

@@ -8,7 +8,7 @@
 #include "app/mirror/mirror.h"
 #include "sys/log/log.h"
 
-enum { PACE_MS = 1000, SIGN_OF_LIFE_MS = 10000 };
+enum { PACE_MS = 250, SIGN_OF_LIFE_MS = 10000 };
 
 /* One packet: false: the daemon does not read just now, or is gone (see mirror_goes_on). */
 static bool say(const struct mirror *m, const char *text)
@@ -48,10 +48,12 @@ void tell_state(struct mirror *m)
     /* Prepared or not is told at once, progress now and then. */
     const bool turn = text && strncmp(text, m->told_text, sizeof("{\"prepared\":t")) != 0;
 
+    m->untold = news;
     if (text &&
         (late || turn || (news && mono_reached(now, mono_after(m->told, PACE_MS)))) &&
         say(m, text)) {
         m->told = now;
+        m->untold = false;
         if (!str_copy(m->told_text, sizeof(m->told_text), str_of(text)))
             m->told_text[0] = '\0';
     }

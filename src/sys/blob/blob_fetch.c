@@ -7,6 +7,8 @@
 
 #include "sys/blob/blob_local.h"
 
+enum { UNWRITTEN_MAX = 16 * 1024 * 1024 };
+
 struct fetch {
     struct smb *smb;
     const char *store;
@@ -60,6 +62,22 @@ static enum err write_at(struct fetch *f, size_t n, uint64_t at, struct err_info
     return ERR_OK;
 }
 
+/*
+ * To the disk as it comes, at most UNWRITTEN_MAX behind: a heap of unwritten pages would make
+ * every other writer of this computer wait, the node daemon among them.  Where the file
+ * system does not know the call, fsync() at the end does it all.
+ */
+static void write_out(const struct fetch *f, uint64_t at, size_t n)
+{
+    const uint64_t end = at + n;
+
+    (void)sync_file_range(f->fd, (off_t)at, (off_t)n, SYNC_FILE_RANGE_WRITE);
+    if (end > UNWRITTEN_MAX)
+        (void)sync_file_range(f->fd, 0, (off_t)(end - UNWRITTEN_MAX),
+                              SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                                  SYNC_FILE_RANGE_WAIT_AFTER);
+}
+
 static enum err receive(struct fetch *f, struct smb_file *from, uint64_t at,
                         struct err_info *info)
 {
@@ -75,6 +93,8 @@ static enum err receive(struct fetch *f, struct smb_file *from, uint64_t at,
                         from->name);
         if (e == ERR_OK)
             e = write_at(f, n, m.done, info);
+        if (e == ERR_OK && n > 0)
+            write_out(f, m.done, n);
         if (e == ERR_OK)
             blob_hash_add(&f->hash, f->piece, n);
         if (e == ERR_OK)
