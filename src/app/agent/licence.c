@@ -1,42 +1,38 @@
 /*
  * licence: the worker's job that asks the Activation Proxy for a lease, and how a lease is read.
  *
- * The proxy is known by the cluster's authority, and we by our certificate: so what it says
- * needs no other proof here.  The lease is kept as it came, with the signature, for whoever
- * wants to see it.
+ * The proxy is known by the cluster's authority, and we by our certificate.  The lease is kept
+ * as it came, with its signature, which is verified each time it is read.
  */
-#include <errno.h>
-#include <time.h>
-
 #include "app/agent/channel.h"
 #include "app/agent/files.h"
 #include "app/agent/licence.h"
 #include "app/agent/worker.h"
 #include "sys/http/http_client.h"
+#include "sys/tls/tls.h"
 
 enum { ASK_MS = 15000 };
 
-/* "2026-11-22T19:56:14Z"; 0 if it is not. */
-static int64_t instant(const json_t *document, const char *key)
+enum err licence_read(struct str envelope, const char *certificate, struct lease *out,
+                      struct err_info *info)
 {
-    const char *text = json_string_value(json_object_get(document, key));
-    struct tm tm = { 0 };
-    const char *end = text ? strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm) : NULL;
+    char key[TLS_KEY_HEX];
+    struct lease lease;
+    struct uuid device;
+    enum err e = lease_open(&lease, envelope, info);
 
-    return end && *end == '\0' ? (int64_t)timegm(&tm) : 0;
-}
-
-bool licence_read(struct str envelope, struct licence_lease *out)
-{
-    json_t *j = json_loadb(envelope.p, envelope.n, 0, NULL);
-    const char *text = json_string_value(json_object_get(j, "document"));
-    json_t *document = text ? json_loads(text, 0, NULL) : NULL;
-
-    out->expires = instant(document, "expires");
-    out->renew_after = instant(document, "renew_after");
-    json_decref(document);
-    json_decref(j);
-    return out->expires > 0 && out->renew_after > 0;
+    if (e == ERR_OK)
+        e = tls_file_device(certificate, &device, info);
+    if (e == ERR_OK)
+        e = tls_file_key(certificate, key, info);
+    if (e == ERR_OK && !uuid_eq(&device, &lease.device))
+        e = err_set(info, ERR_FOREIGN, 0, "the lease is for another device");
+    if (e == ERR_OK && strcmp(key, lease.device_key) != 0)
+        e = err_set(info, ERR_FOREIGN, 0, "the lease is for another key than that of %s",
+                    certificate);
+    if (e == ERR_OK)
+        *out = lease;
+    return e;
 }
 
 static enum err refused(const struct http_answer *a, json_t *out, struct err_info *info)
@@ -67,7 +63,7 @@ enum err licence_job(struct worker *w, const json_t *job, json_t *out,
                                     .path = "/v1/activate",
                                     .body = "{}",
                                     .timeout_ms = ASK_MS };
-    struct licence_lease lease;
+    struct lease lease = { 0 };
     struct http_answer a;
     enum err e = http_call(&call, &a, info);
 
@@ -77,9 +73,8 @@ enum err licence_job(struct worker *w, const json_t *job, json_t *out,
     } else if (e == ERR_OK) {
         struct str text = { a.body, a.body_bytes };
 
-        if (text.n > LICENCE_LEASE_MAX || !licence_read(text, &lease))
-            e = err_set(info, ERR_CORRUPT, 0, "the proxy's answer is no lease");
-        else
+        e = licence_read(text, call.certificate, &lease, info);
+        if (e == ERR_OK)
             e = file_store(job_text(job, "file"), text, NULL, info);
         (void)json_object_set_new(out, "expires", json_integer(lease.expires));
         (void)json_object_set_new(out, "renew_after", json_integer(lease.renew_after));

@@ -1,24 +1,18 @@
 /*
  * licence: a lease of the Activation Proxy, as far as the agent reads it.
  *
- * Shape     unix_s; the envelope of docs/protocol/activation.md, at most LICENCE_LEASE_MAX
+ * Shape     The envelope of docs/protocol/activation.md, at most LEASE_BYTES_MAX.
+ * Safety    It carries a signature, and it is for the device and the key of the certificate
+ *           that is given: one that was copied here from elsewhere is none.
  * Threads   any
  */
 #ifndef APP_AGENT_LICENCE_H
 #define APP_AGENT_LICENCE_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "sys/licence/lease.h"
 
-#include "base/str.h"
-
-enum { LICENCE_LEASE_MAX = 64 * 1024 };
-
-struct licence_lease {
-    int64_t expires, renew_after;
-};
-
-/* False: it is no lease; both times are then 0 or meaningless. */
-bool licence_read(struct str envelope, struct licence_lease *out);
+/* ERR_CORRUPT: it is no lease; ERR_FOREIGN: not of this device, or of a key it had before. */
+MUST_USE enum err licence_read(struct str envelope, const char *certificate,
+                               struct lease *out, struct err_info *info);
 
 #endif

@@ -10,6 +10,7 @@
 #include "app/agent/protect.h"
 #include "app/agent/supervise.h"
 #include "app/agent/upgrade.h"
+#include "base/mac.h"
 #include "sys/log/log.h"
 
 enum { EXIT_USAGE = 64, EXIT_CONFIG = 78, CLOCK_SLACK_S = 86400 };
@@ -470,6 +471,11 @@ static int child_main(int argc, char **argv)
 int main(int argc, char **argv)
 {
     struct options o;
+
+    if (mac_start() != ERR_OK) {
+        fputs("redoubt-agent: libsodium does not work on this machine\n", stderr);
+        return 1;
+    }
     int child = child_main(argc, argv);
     if (child >= 0)
         return child;

@@ -98,8 +98,9 @@ struct protect {
     struct {
         char server[CONF_PATH], file[CONF_PATH + 32];
         char refused[160]; /* why there is no lease; "" unless the proxy said no */
-        struct licence_lease lease;
-        uint64_t due_us; /* not to be asked before, monotonic */
+        struct lease lease;
+        struct timespec certificate_at, asked_with; /* of the file that the lease was read with */
+        uint64_t due_us;                /* not to be asked before, monotonic */
         struct job *job;
     } licence;
 };

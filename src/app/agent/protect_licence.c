@@ -1,5 +1,7 @@
 /* When a lease is asked for, and what the device says of its licence. */
 #include <sodium.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 
 #include "app/agent/files.h"
 #include "app/agent/protect_in.h"
@@ -42,6 +44,25 @@ static void look(struct protect *p)
     protect_facts_dirty(p);
 }
 
+/* A renewed certificate has a new key, and the lease is bound to the old one. */
+static bool certificate_is_new(struct protect *p)
+{
+    struct stat st;
+
+    if (stat(p->conf.agent.certificate, &st) != 0)
+        return false;
+    const struct timespec *was = &p->licence.certificate_at;
+    return st.st_mtim.tv_sec != was->tv_sec || st.st_mtim.tv_nsec != was->tv_nsec;
+}
+
+static struct timespec certificate_time(const struct protect *p)
+{
+    struct stat st;
+
+    return stat(p->conf.agent.certificate, &st) == 0 ? st.st_mtim
+                                                     : (struct timespec){ 0 };
+}
+
 static void asked(struct protect *p, struct job *job, const json_t *done)
 {
     const char *refused = json_string_value(json_object_get(done, "refused"));
@@ -59,6 +80,7 @@ static void asked(struct protect *p, struct job *job, const json_t *done)
     if (refused) {
         in_seconds(p, REFUSED_S);
     } else {
+        p->licence.certificate_at = p->licence.asked_with;
         p->licence.lease.expires = json_integer_value(json_object_get(done, "expires"));
         p->licence.lease.renew_after =
             json_integer_value(json_object_get(done, "renew_after"));
@@ -67,18 +89,30 @@ static void asked(struct protect *p, struct job *job, const json_t *done)
     look(p);
 }
 
+/* The lease of the last run, if it is one and ours. */
+static void read_kept(struct protect *p)
+{
+    char *text = malloc(LEASE_BYTES_MAX);
+    struct err_info info = { .what = "" };
+    size_t n = 0;
+    enum err e =
+        text ? file_load(p->licence.file, text, LEASE_BYTES_MAX, &n, &info) : ERR_MEMORY;
+
+    if (e == ERR_OK)
+        e = licence_read((struct str){ text, n }, p->conf.agent.certificate,
+                         &p->licence.lease, &info);
+    if (e != ERR_OK && e != ERR_NOT_FOUND)
+        log_event(LOG_LEVEL_WARNING, "lease_unusable", log_str("why", info.what));
+    free(text);
+}
+
 void licence_load(struct protect *p)
 {
-    char *text = malloc(LICENCE_LEASE_MAX);
-    size_t n = 0;
-
     p->facts.licence = "unknown";
     (void)snprintf(p->licence.file, sizeof(p->licence.file), "%s/licence.json",
                    p->conf.agent.state_dir);
-    if (text && file_load(p->licence.file, text, LICENCE_LEASE_MAX, &n, NULL) == ERR_OK &&
-        !licence_read((struct str){ text, n }, &p->licence.lease))
-        p->licence.lease = (struct licence_lease){ 0 };
-    free(text);
+    p->licence.certificate_at = certificate_time(p);
+    read_kept(p);
     p->facts.licence = state_now(p);
 }
 
@@ -93,12 +127,14 @@ void protect_licence(struct protect *p, const char *server)
 void licence_tick(struct protect *p)
 {
     const struct conf_agent *c = &p->conf.agent;
-    const bool wanted = protect_unix_s() >= p->licence.lease.renew_after;
+    const bool wanted =
+        protect_unix_s() >= p->licence.lease.renew_after || certificate_is_new(p);
 
     look(p);
     if (!wanted || p->licence.job || p->licence.server[0] == '\0' ||
         protect_now_us() < p->licence.due_us)
         return;
+    p->licence.asked_with = certificate_time(p);
     p->licence.job =
         job_start(p,
                   json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "do", "licence", "server",
