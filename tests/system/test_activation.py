@@ -12,6 +12,7 @@ LAB = {"devices": 2}
 URL = f"https://redoubt:{plan.ACTIVATION_PORT}/v1/activate"
 VENDOR = os.path.join(TOP, "lab/vendor/licence")
 LICENCE = "/etc/redoubt/licence.json"
+KEPT = "/var/lib/redoubt-agent/licence.json"
 
 
 def ask(host, certificate="/etc/redoubt/agent.pem", key="/etc/redoubt/agent.key", device=None):
@@ -55,8 +56,11 @@ def test_agents_lease_by_themselves_and_tell_it_once(scene):
     told = scene.lab.sql("select device_id::text, data ->> 'state' from redoubt.event "
                          "where kind = 'licence_changed'")
     assert sorted(told) == sorted((device, "ok") for device in devices)
-    kept = json.loads(scene.host("client-1").read("/var/lib/redoubt-agent/licence.json"))
-    assert json.loads(kept["document"])["device"] == plan.device_id("client-1")
+    assert kept_lease(scene.host("client-1"))["device"] == plan.device_id("client-1")
+
+
+def kept_lease(host):
+    return json.loads(json.loads(host.read(KEPT))["document"])
 
 
 def switch_over(scene):
@@ -115,6 +119,18 @@ def test_when_all_seats_are_taken_those_who_have_one_renew(scene):
                        "who has a seat renews at the other node")
     status, answer = ask(scene.host("client-2"))
     assert (status, answer["error"]["id"]) == (409, "seats_full")
+
+
+def test_a_lease_that_was_copied_from_another_device_is_none(scene):
+    one, other = scene.host("client-1"), scene.host("client-2")
+    kept = other.read(KEPT)
+    other.stop("agent")
+    other.write(KEPT, one.read(KEPT))
+    other.start("agent")
+    scene.lab.wait_for(lambda: kept_lease(other)["device"] == plan.device_id("client-2"), 30,
+                       "the device asks for its own")
+    assert "for another device" in other.log("agent")
+    assert kept_lease(other)["device_key"] == json.loads(json.loads(kept)["document"])["device_key"]
 
 
 def test_a_device_cannot_ask_for_another(scene):
