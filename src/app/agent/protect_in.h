@@ -99,8 +99,9 @@ struct protect {
         char server[CONF_PATH], file[CONF_PATH + 32];
         char refused[160]; /* why there is no lease; "" unless the proxy said no */
         struct lease lease;
-        struct timespec certificate_at, asked_with; /* of the file that the lease was read with */
-        uint64_t due_us;                /* not to be asked before, monotonic */
+        struct timespec certificate_at,
+            asked_with;  /* of the file that the lease was read with */
+        uint64_t due_us; /* not to be asked before, monotonic */
         struct job *job;
     } licence;
 };
