@@ -112,36 +112,61 @@ RETURNS redoubt.package LANGUAGE sql STABLE AS $$
     ORDER BY p.platform = 'all' LIMIT 1
 $$;
 
--- {"name", "version", "path", "sha256", "signature" (hex), "back", "hash"} or NULL.  The newest
--- rollout that concerns the device counts.  hash stands for the order, not for the bytes: who
--- failed once is asked again by another rollout, and only then.
-CREATE FUNCTION redoubt.package_offer(device uuid) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+-- The row that says what a device is to have: the newest one that says anything.
+-- (PL/pgSQL keeps the plans of its statements: this is asked for each device that connects.)
+CREATE FUNCTION redoubt.rollout_row(device uuid) RETURNS redoubt.rollout_device
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    o record;
-    p redoubt.package;
+    found redoubt.rollout_device;
 BEGIN
-    SELECT x.rollout_id, r.name, x.state IN ('returning', 'rolled_back') AS back,
-           CASE WHEN x.state IN ('downloading', 'installing', 'installed')
-                     OR (x.state = 'offered' AND r.state IN ('running', 'done')) THEN r.target
-                WHEN x.state IN ('returning', 'rolled_back') THEN x.before END AS wanted,
-           redoubt.platform_of(d.description) AS platform
-    INTO o
-    FROM redoubt.rollout_device x
-    JOIN redoubt.rollout r ON r.id = x.rollout_id
-    JOIN redoubt.device d ON d.id = x.device_id
-    WHERE x.device_id = package_offer.device ORDER BY x.created_at DESC, x.rollout_id LIMIT 1;
-    IF o.wanted IS NULL THEN
-        RETURN NULL;
-    END IF;
+    SELECT x.* INTO found
+    FROM redoubt.rollout_device x JOIN redoubt.rollout r ON r.id = x.rollout_id
+    WHERE x.device_id = rollout_row.device
+      AND (x.state IN ('downloading', 'installing', 'installed', 'returning', 'rolled_back')
+           OR (x.state = 'offered' AND r.state IN ('running', 'done')))
+    ORDER BY x.created_at DESC, x.rollout_id LIMIT 1;
+    RETURN found;
+END $$;
+
+-- {"name", "version", "path", "sha256", "signature" (hex), "back", "hash"} or NULL.  hash stands
+-- for the order, not for the bytes: who failed once is asked again by another rollout, and only
+-- then.
+CREATE FUNCTION redoubt.rollout_order(x redoubt.rollout_device) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    back constant boolean := x.state IN ('returning', 'rolled_back');
+    o    record;
+    p    redoubt.package;
+BEGIN
+    SELECT r.name, CASE WHEN back THEN x.before ELSE r.target END AS wanted,
+           redoubt.platform_of(d.description) AS platform INTO o
+    FROM redoubt.rollout r, redoubt.device d WHERE r.id = x.rollout_id AND d.id = x.device_id;
     p := redoubt.package_for(o.name, o.wanted, o.platform);
     IF p.id IS NULL THEN
         RETURN NULL;
     END IF;
     RETURN jsonb_build_object('name', p.name, 'version', p.version, 'sha256', p.blob,
         'path', regexp_replace(redoubt.package_path(p), '^public/', ''),
-        'signature', encode(p.signature, 'hex'), 'back', o.back,
-        'hash', encode(sha256(convert_to(o.rollout_id || ' ' || o.back || ' ' || p.version || ' '
+        'signature', encode(p.signature, 'hex'), 'back', back,
+        'hash', encode(sha256(convert_to(x.rollout_id || ' ' || back || ' ' || p.version || ' '
                                          || p.blob, 'UTF8')), 'hex'));
+END $$;
+
+-- What a device is offered.  Nothing, if it has told that it has it.
+CREATE FUNCTION redoubt.package_offer(device uuid) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    x redoubt.rollout_device;
+BEGIN
+    x := redoubt.rollout_row(device);
+    IF x.device_id IS NULL OR x.state IN ('installed', 'rolled_back')
+       AND EXISTS (SELECT FROM redoubt.device_package k
+                   JOIN redoubt.rollout r ON r.id = x.rollout_id AND r.name = k.name
+                   WHERE k.device_id = x.device_id
+                     AND k.version = CASE x.state WHEN 'installed' THEN r.target
+                                                  ELSE x.before END) THEN
+        RETURN NULL;
+    END IF;
+    RETURN redoubt.rollout_order(x);
 END $$;
 
 -- Devices of a rollout that have something new to be told: the server's workers ask.
@@ -151,22 +176,23 @@ $$;
 
 -- --- what devices tell --------------------------------------------------------------------------
 
--- What a device says about the package of its newest rollout.
+-- What a device says about the package that it is to have.
 CREATE FUNCTION redoubt.rollout_told(device uuid, told jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    x     redoubt.rollout_device;
-    offer jsonb := redoubt.package_offer(device);
+    x     redoubt.rollout_device := redoubt.rollout_row(device);
+    offer jsonb;
     word  constant text := told ->> 'state';
 BEGIN
-    -- An answer to another offer than the present one is late, and says nothing about this one.
-    IF offer ->> 'name' IS DISTINCT FROM told ->> 'name'
-       OR offer ->> 'hash' IS DISTINCT FROM told ->> 'hash' THEN
+    IF x.device_id IS NULL THEN
         RETURN;
     END IF;
-    SELECT * INTO x FROM redoubt.rollout_device d WHERE d.device_id = device
-    ORDER BY d.created_at DESC, d.rollout_id LIMIT 1 FOR UPDATE;
-    IF x.state IN ('installed', 'rolled_back', 'failed', 'withdrawn')
-       AND NOT (x.state = 'installed' AND word = 'failed') THEN
+    SELECT * INTO x FROM redoubt.rollout_device d
+    WHERE d.rollout_id = x.rollout_id AND d.device_id = x.device_id FOR UPDATE;
+    offer := redoubt.rollout_order(x);
+    -- An answer to another offer than the present one is late, and says nothing about this one.
+    IF offer ->> 'name' IS DISTINCT FROM told ->> 'name'
+       OR offer ->> 'hash' IS DISTINCT FROM told ->> 'hash'
+       OR (x.state IN ('installed', 'rolled_back') AND word <> 'failed') THEN
         RETURN;
     END IF;
     x.percent := CASE WHEN word = 'downloading' AND redoubt.is_whole(told -> 'percent', 0, 100)
@@ -233,8 +259,13 @@ RETURNS TABLE (device_id uuid, before text, status text) LANGUAGE sql STABLE AS 
     JOIN redoubt.device_package k ON k.device_id = d.id AND k.name = r.name
     WHERE d.state = 'active' AND k.takes AND k.version <> r.target
       AND (r.group_path = '/' OR g.path = r.group_path OR starts_with(g.path, r.group_path || '/'))
-      AND redoubt.version_numbers(k.version) <= redoubt.version_numbers(r.target)
-      AND (redoubt.package_for(r.name, r.target, redoubt.platform_of(d.description))).id IS NOT NULL
+      AND k.version = ANY (ARRAY( -- there are few versions, and many devices
+          SELECT v.version FROM (SELECT DISTINCT o.version FROM redoubt.device_package o
+                                 WHERE o.name = r.name) v
+          WHERE redoubt.version_numbers(v.version) <= redoubt.version_numbers(r.target)))
+      AND EXISTS (SELECT FROM redoubt.package p
+                  WHERE p.name = r.name AND p.version = r.target AND p.visibility = 'public'
+                    AND p.platform IN (redoubt.platform_of(d.description), 'all'))
       AND NOT EXISTS (SELECT FROM redoubt.rollout_device x
                       JOIN redoubt.rollout o ON o.id = x.rollout_id
                       WHERE x.device_id = d.id AND (o.id = r.id OR (o.name = r.name
@@ -243,24 +274,22 @@ RETURNS TABLE (device_id uuid, before text, status text) LANGUAGE sql STABLE AS 
 $$;
 
 -- Writes down who is in the present wave, at most so many at once; how many there were.
-CREATE FUNCTION redoubt.rollout_fill(r redoubt.rollout, most integer DEFAULT 5000) RETURNS bigint
+CREATE FUNCTION redoubt.rollout_fill(r redoubt.rollout, most integer DEFAULT 20000) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     there bigint;
-    room  bigint;
     n     bigint;
 BEGIN
     SELECT count(*) INTO there FROM redoubt.rollout_device x WHERE x.rollout_id = r.id;
-    SELECT ceil((there + count(*)) * r.waves[r.wave] / 100.0) - there INTO room
-    FROM redoubt.rollout_candidates(r);
-    IF room <= 0 THEN
-        RETURN 0;
-    END IF;
     INSERT INTO redoubt.rollout_device (rollout_id, device_id, wave, before, status_before)
     SELECT r.id, c.device_id, r.wave, c.before, c.status
-    FROM redoubt.rollout_candidates(r) c LIMIT least(room, most);
+    FROM (SELECT a.*, row_number() OVER () AS i, count(*) OVER () AS n
+          FROM redoubt.rollout_candidates(r) a) c
+    WHERE c.i <= least(most, ceil((there + c.n) * r.waves[r.wave] / 100.0) - there);
     GET DIAGNOSTICS n = ROW_COUNT;
-    PERFORM redoubt.rollout_soon(r.id);
+    IF n > 0 THEN
+        PERFORM redoubt.rollout_soon(r.id);
+    END IF;
     RETURN n;
 END $$;
 
@@ -334,13 +363,14 @@ CREATE FUNCTION redoubt.rollout_unwell(r redoubt.rollout)
 RETURNS TABLE (device_id uuid, name text, why text) LANGUAGE sql STABLE AS $$
     SELECT u.id, u.name, u.why
     FROM (SELECT d.id, d.name, CASE
-              WHEN NOT redoubt.device_connected(d) THEN 'is not connected'
+              WHEN d.connected_epoch IS DISTINCT FROM f.epoch THEN 'is not connected'
               WHEN k.version IS DISTINCT FROM r.target
                   THEN 'says that it has ' || coalesce(k.version, 'nothing')
               WHEN d.status = 'critical' AND x.status_before <> 'critical'
                   THEN 'is critical since the upgrade' END AS why
           FROM redoubt.rollout_device x
           JOIN redoubt.device d ON d.id = x.device_id
+          CROSS JOIN redoubt.fence f
           LEFT JOIN redoubt.device_package k ON k.device_id = x.device_id AND k.name = r.name
           WHERE x.rollout_id = r.id AND x.wave <= r.wave AND x.state = 'installed'
             AND NOT x.healthy) u
@@ -372,11 +402,17 @@ END $$;
 
 -- Is there still somebody to wait for?  Who is not connected and has not begun gets it later.
 CREATE FUNCTION redoubt.rollout_busy(r redoubt.rollout) RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT count(*) FILTER (WHERE x.state IN ('downloading', 'installing')
-                               OR (x.state = 'offered' AND redoubt.device_connected(d))) > 0
-        OR (count(*) > 0 AND count(*) = count(*) FILTER (WHERE x.state = 'offered'))
-    FROM redoubt.rollout_device x JOIN redoubt.device d ON d.id = x.device_id
-    WHERE x.rollout_id = r.id AND x.wave = r.wave
+    SELECT EXISTS (SELECT FROM redoubt.rollout_device x
+                   WHERE x.rollout_id = r.id AND x.state IN ('downloading', 'installing'))
+        OR EXISTS (SELECT FROM redoubt.rollout_device x
+                   JOIN redoubt.device d ON d.id = x.device_id
+                   JOIN redoubt.fence f ON f.epoch = d.connected_epoch
+                   WHERE x.rollout_id = r.id AND x.state = 'offered' AND x.wave = r.wave)
+        OR (EXISTS (SELECT FROM redoubt.rollout_device x
+                    WHERE x.rollout_id = r.id AND x.state = 'offered' AND x.wave = r.wave)
+            AND NOT EXISTS (SELECT FROM redoubt.rollout_device x
+                            WHERE x.rollout_id = r.id AND x.wave = r.wave
+                              AND x.state <> 'offered'))
 $$;
 
 CREATE FUNCTION redoubt.rollout_too_many(r redoubt.rollout) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -746,6 +782,15 @@ BEGIN
     RETURN redoubt.rollout_answer(r.id);
 END $$;
 
+-- Devices that have it from this rollout, or are at it; not those that another one has given
+-- something else since.
+CREATE FUNCTION redoubt.rollout_bearers(r redoubt.rollout) RETURNS SETOF redoubt.rollout_device
+LANGUAGE sql STABLE AS $$
+    SELECT x.* FROM redoubt.rollout_device x
+    WHERE x.rollout_id = r.id AND x.state IN ('downloading', 'installing', 'installed')
+      AND (redoubt.rollout_row(x.device_id)).rollout_id = r.id
+$$;
+
 -- POST /v1/rollouts/{id}/rollback: who has it, or is at it, is offered what it had before.
 CREATE FUNCTION redoubt.api_rollout_rollback(actor jsonb, path jsonb, query jsonb, body jsonb)
 RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -757,9 +802,8 @@ BEGIN
                                  'rolled back');
     SELECT string_agg(DISTINCT x.before || ' (' || redoubt.platform_of(d.description) || ')', ', ')
     INTO missing
-    FROM redoubt.rollout_device x JOIN redoubt.device d ON d.id = x.device_id
-    WHERE x.rollout_id = r.id AND x.state IN ('downloading', 'installing', 'installed')
-      AND (redoubt.package_for(r.name, x.before, redoubt.platform_of(d.description))).id IS NULL;
+    FROM redoubt.rollout_bearers(r) x JOIN redoubt.device d ON d.id = x.device_id
+    WHERE (redoubt.package_for(r.name, x.before, redoubt.platform_of(d.description))).id IS NULL;
     IF missing IS NOT NULL THEN
         PERFORM redoubt.api_refuse(409, 'There is no way back yet',
             format('Devices had %s, which is not published.', missing),
@@ -771,7 +815,7 @@ BEGIN
     PERFORM redoubt.rollout_end(r, 'rolled_back', 'rolled back by ' || coalesce(actor ->> 'name', 'somebody'));
     UPDATE redoubt.rollout_device x
     SET state = 'returning', healthy = false, percent = 0, changed_at = now()
-    WHERE x.rollout_id = r.id AND x.state IN ('downloading', 'installing', 'installed');
+    WHERE x.rollout_id = r.id AND x.device_id IN (SELECT b.device_id FROM redoubt.rollout_bearers(r) b);
     PERFORM redoubt.rollout_soon(r.id);
     RETURN redoubt.rollout_answer(r.id);
 END $$;

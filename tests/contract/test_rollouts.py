@@ -183,7 +183,7 @@ def test_waves_follow_each_other_and_a_takeover_changes_nothing(world):
     first[1].install()
     world.due(4)
     rest = offered(devices)
-    assert world.get(rollout)["wave"] == 2 and len(rest) == 8
+    assert world.get(rollout)["wave"] == 2 and len(rest) == 6, "those who have it need nothing"
     for device in devices:
         if device not in first:
             device.install()
@@ -337,6 +337,52 @@ def test_a_roll_back_is_an_order_to_those_who_have_it(world):
     assert got["state"] == "rolled_back" and got["finished_at"]
     assert got["totals"]["rolled_back"] == 2 and got["totals"]["withdrawn"] == 1
     assert world.kinds(rollout)[-2:] == ["rollout_stopped", "rollout_finished"]
+
+
+def test_the_newest_rollout_that_says_anything_counts(world):
+    group = world.group()
+    (device,) = world.devices(group, 1)
+    first = world.start(group, waves=[100])
+    world.due()
+    device.look()
+    device.install()
+    world.due(5)
+    world.package("0.3.0")
+    second = world.start(group, waves=[100], version="0.3.0")
+    world.due()
+    assert device.look()["version"] == "0.3.0"
+    device.tell("failed", error="no")
+    world.due(2)
+    assert device.look() is None, "it has what it should have"
+    # What the first one brought can be taken back, although the second one failed since.
+    assert world.act(first, "rollback")["totals"]["returning"] == 1
+    assert device.look()["version"] == OLD
+    device.install()
+    third = world.start(group, waves=[100], version="0.3.0")
+    world.due()
+    device.look()
+    device.install()
+    world.due(5)
+    assert world.get(third)["state"] == "done" and world.get(second)["state"] == "stopped"
+    device.has = "0.1.5"
+    device.hello()
+    assert device.look()["version"] == "0.3.0", "somebody has installed another one by hand"
+
+
+def test_a_roll_back_leaves_alone_what_another_one_brought(world):
+    group = world.group()
+    (device,) = world.devices(group, 1)
+    first = world.start(group, waves=[100])
+    world.due()
+    device.look()
+    device.install()
+    world.due(5)
+    world.start(group, waves=[100], version="0.3.0")
+    world.due()
+    device.look()
+    device.install()
+    assert world.act(first, "rollback")["totals"]["returning"] == 0
+    assert device.look() is None and device.has == "0.3.0"
 
 
 def test_an_answer_to_another_offer_says_nothing(world):

@@ -66,6 +66,7 @@ class Device:
         self.folder = tempfile.mkdtemp(dir=folder)
         self.root, self.state = (os.path.join(self.folder, n) for n in ("root", "state"))
         self.installs = os.path.join(self.folder, "installs")
+        self.base = ["dpkg", f"--root={self.root}", f"--log={self.folder}/dpkg.log"]
         for sub in ("var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers"):
             os.makedirs(os.path.join(self.root, sub))
         open(os.path.join(self.root, "var/lib/dpkg/status"), "w", encoding="ascii").close()
@@ -79,7 +80,7 @@ class Device:
         with open(self.command, "w", encoding="ascii") as file:
             file.write(f"#!/bin/sh\necho \"$1\" >>{self.installs}\n"
                        f"while [ -e {self.slow} ]; do sleep 0.1; done\n"
-                       f"exec dpkg --root={self.root} --install \"$1\"\n")
+                       f"exec {' '.join(self.base)} --install \"$1\"\n")
         os.chmod(self.command, 0o755)
         values = {"server": f"127.0.0.1:{server.port}", "server_name": "redoubt",
                   "certificate": certificates.path("one.pem"),
@@ -100,7 +101,7 @@ class Device:
         return self
 
     def dpkg(self, *argv):
-        return subprocess.run(["dpkg", f"--root={self.root}", *argv], check=True, text=True,
+        return subprocess.run([*self.base, *argv], check=True, text=True,
                               capture_output=True).stdout
 
     def has(self):
