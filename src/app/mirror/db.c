@@ -233,7 +233,6 @@ static void take_list(struct mirror *m, struct list *l)
     list_free(m->list);
     m->list = l;
     m->content.survey = m->content.retry = (struct mono){ 0 };
-    m->scrub.next = 0;
 }
 
 static void read_list(struct mirror *m)

@@ -82,8 +82,8 @@ struct mirror {
     uint32_t damaged, healed; /* since the start */
     struct {
         bool on;
-        uint32_t next;   /* index of list->blobs */
-        uint64_t last_s; /* wall time of the end of the last one; 0: never */
+        struct blob_id last; /* looked at; "": none.  The list may change meanwhile */
+        uint64_t last_s;     /* wall time of the end of the last one; 0: never */
     } scrub;
     struct blob_id suspects[MIRROR_SUSPECTS]; /* of the share, told by the other node */
     uint32_t suspect_count;

@@ -46,7 +46,7 @@ void scrub_start(struct mirror *m)
     if (!m->scrub.on)
         log_event(LOG_LEVEL_INFO, "scrub", log_str("state", "begins"));
     m->scrub.on = true;
-    m->scrub.next = 0;
+    m->scrub.last.hex[0] = '\0';
 }
 
 static bool is_due(struct mirror *m)
@@ -147,23 +147,38 @@ static void look_at_suspects(struct mirror *m)
     }
 }
 
-static void step(struct mirror *m)
+/* The first one behind that which was looked at last; NULL: that was the end. */
+static const struct blob *next(const struct mirror *m)
 {
     const struct list *l = m->list;
+    uint32_t lo = 0, hi = l->blob_count;
 
-    if (m->scrub.next >= l->blob_count) {
+    while (lo < hi) {
+        const uint32_t mid = lo + (hi - lo) / 2;
+
+        if (strcmp(l->blobs[mid].id.hex, m->scrub.last.hex) <= 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < l->blob_count ? &l->blobs[lo] : NULL;
+}
+
+static void step(struct mirror *m)
+{
+    const struct blob *b = next(m);
+
+    if (!b) {
         m->scrub.on = false;
         mark_end(m);
         log_event(LOG_LEVEL_INFO, "scrub", log_str("state", "done"),
-                  log_u64("files", l->blob_count));
+                  log_u64("files", m->list->blob_count));
         return;
     }
-    const struct blob *b = &l->blobs[m->scrub.next];
-
     if (look_at_disk(m, b) == ERR_STATE ||
         (mirror_is_active(m, NULL) && look_at_share(m, b) == ERR_STATE))
         return;
-    m->scrub.next++;
+    m->scrub.last = b->id;
 }
 
 void scrub_turn(struct mirror *m)
