@@ -59,6 +59,12 @@ class Programs:
         self._run(["meson", "install", "-C", self.build, "--destdir", root, "--no-rebuild",
                    "--quiet"])
 
+    def package(self, name, folder):
+        """The Debian package of this build, made in a folder; the file."""
+        self._run([os.path.join(TOP, "tools", "package"), "--build", self.build, "--out", folder,
+                   name])
+        return glob.glob(os.path.join(folder, f"{name}_*.deb"))[0]
+
     @staticmethod
     def _run(argv):
         done = subprocess.run(argv, text=True, capture_output=True, check=False)

@@ -168,6 +168,20 @@ def test_what_an_installer_brings_serves_once(computer, manager, certificates):
     assert not path.exists()
 
 
+def test_an_installer_of_another_cluster_takes_the_device_over(computer, manager, certificates):
+    inside, old = computer.folder / "in", str(computer.folder / "old")
+    inside.mkdir()
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    run("openssl", "req", "-x509", *kind, "-keyout", f"{old}.key", "-out", str(inside / "ca.pem"),
+        "-subj", "/CN=the cluster before")
+    run("openssl", "req", "-x509", *kind, "-CA", str(inside / "ca.pem"), "-CAkey", f"{old}.key",
+        "-keyout", str(inside / "device.key"), "-out", str(inside / "device.pem"), "-subj", "/CN=x",
+        "-addext", "subjectAltName=URI:urn:uuid:11111111-2222-4333-8444-555555555555")
+    path = brought(computer, manager, token(manager)["token"], authority(certificates))
+    assert json.loads(from_file(computer, path, "--json"))["state"] == "issued"
+    run("openssl", "verify", "-CAfile", certificates.path("ca.pem"), str(inside / "device.pem"))
+
+
 def test_a_file_of_an_installer_that_is_wrong_is_refused_and_kept(computer, manager, certificates,
                                                                   tmp_path):
     ca, text = authority(certificates), token(manager)["token"]

@@ -1,16 +1,13 @@
 """A computer on which nothing of ours was ever installed becomes a managed device by one command."""
-import glob
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 
 import pytest
 
 from redoubt_lab import plan
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 LAB = {"devices": 1, "fresh": True}
 AGENT = "/usr/local/bin/redoubt-agent"      # where the build that is tested installs to
 BROUGHT = "/etc/redoubt/enrolment.json"
@@ -21,9 +18,7 @@ BASE = "/root/base.deb"
 def base(cluster):
     """The package of the agent, as ./dev package makes it, from the build that is tested."""
     with tempfile.TemporaryDirectory(prefix="redoubt-base-") as folder:
-        subprocess.run([f"{TOP}/tools/package", "--build", cluster.build, "--out", folder,
-                        "redoubt-agent"], check=True, capture_output=True)
-        (made,) = glob.glob(f"{folder}/redoubt-agent_*.deb")
+        made = cluster.programs.package("redoubt-agent", folder)
         for node in plan.NODES:
             shutil.copy(made, cluster.host(node).file(BASE))
 
@@ -112,6 +107,26 @@ def test_the_package_waits_for_a_server_that_is_away(scene):
         assert waiting.wait(60) == 0
     assert not os.path.exists(fresh.file(BROUGHT))
     assert len(device(scene)) == before + 1
+
+
+def test_links_are_made_for_packages_by_name_version_and_id(scene):
+    redoubt, admin = scene.host(scene.active), scene.host("admin")
+    told = installer(scene, "--base", BASE)
+
+    def link(*words):
+        return json.loads(redoubt.run("redoubt", "package", "link", *words, "--json").stdout)
+
+    newest = link("agent-installer", "--hours", "1")
+    assert newest["version"] == told["version"]
+    again = [newest, link(f"agent-installer={told['version']}"), link(newest["package"])]
+    assert len({one["path"] for one in again}) == 1
+    for one in again:
+        admin.run("curl", "-fsS", "--cacert", "/etc/redoubt/ca.pem", "-o", "/root/got", one["url"])
+        assert admin.run("sha256sum", "/root/got").stdout.split()[0] == told["sha256"]
+    bad = redoubt.run("redoubt", "package", "link", "no-such", check=False)
+    assert bad.returncode == 1 and "no-such" in bad.stderr
+    assert redoubt.run("redoubt", "package", "link", "agent-installer", "--hours", "100000",
+                       check=False).returncode == 1
 
 
 def test_what_is_not_the_package_of_the_script_is_not_installed(scene):

@@ -444,6 +444,15 @@ static int parse(int argc, char **argv, struct enrol *n)
     return n->from ? take_file(n) : take_words(n, token);
 }
 
+/* Is the identity that is there of another cluster than the one that the file names? */
+static bool is_foreign(const struct enrol *n)
+{
+    struct ca_pem ca = { 0 };
+
+    return n->from && identity_read(n->conf.agent.ca, &ca, NULL) == ERR_OK &&
+           !is_authority(n, ca.text);
+}
+
 /* Paths from agent.conf; what was there already. */
 static int prepare(struct enrol *n)
 {
@@ -462,7 +471,8 @@ static int prepare(struct enrol *n)
                    n->conf.agent.key);
     (void)snprintf(n->pending_ca, sizeof(n->pending_ca), "%.240s.enrol",
                    n->conf.agent.ca);
-    if (!n->again && identity_load(&n->conf.agent, &own, NULL) == ERR_OK) {
+    if (!n->again && !is_foreign(n) &&
+        identity_load(&n->conf.agent, &own, NULL) == ERR_OK) {
         uuid_format(id, &own.device);
         (void)snprintf(words, sizeof(words),
                        "This device is enrolled already: %s. --again begins anew.", id);

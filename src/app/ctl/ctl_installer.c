@@ -1,13 +1,9 @@
 #include "app/ctl/ctl_installer.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "app/ctl/ctl_package.h"
+#include "app/ctl/ctl_trust.h"
 #include "app/ctl/installer.h"
 #include "app/ctl/manage.h"
-#include "sys/ca/ca.h"
 #include "sys/ca/ca_link.h"
 
 enum { DAYS = 7, HOURS_A_DAY = 24, NAME_BYTES = 256, URL_BYTES = 1024 };
@@ -81,21 +77,6 @@ static int failed(struct ctl *c, const struct err_info *info, const char *advice
                                            advice });
 }
 
-static enum err read_pem(const char *path, struct ca_pem *out, struct err_info *info)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, out->text, sizeof(out->text) - 1);
-    int number = errno;
-
-    if (fd >= 0)
-        (void)close(fd); /* read only */
-    if (n < 0)
-        return err_set(info, ERR_IO, number, "read %s", path);
-    out->n = (size_t)n;
-    out->text[n] = '\0';
-    return ERR_OK;
-}
-
 /* Where the devices find the cluster, and what they are to trust. */
 static int know_cluster(struct ctl *c, struct making *m)
 {
@@ -110,9 +91,9 @@ static int know_cluster(struct ctl *c, struct making *m)
                          sizeof(m->server)))
         return failed(c, &info, "See names in [trust], and api_listen in [server].");
     (void)snprintf(path, sizeof(path), "%s/ca.pem", c->conf.trust.folder);
-    enum err e = read_pem(path, &m->ca, &info);
+    enum err e = trust_read(path, &m->ca, &info);
     if (e == ERR_OK)
-        e = read_pem(c->conf.web.certificate, &web, &info);
+        e = trust_read(c->conf.web.certificate, &web, &info);
     if (e == ERR_OK)
         e = ca_pin(ca_pem_str(&web), m->pin, &info);
     return e == ERR_OK ? CTL_OK

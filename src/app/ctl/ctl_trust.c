@@ -15,9 +15,7 @@ enum {
     TICKET_BYTES = 64, /* what GnuTLS derives the keys of tickets from */
     LINK_BYTES = 32,   /* what links to private packages are made with */
     LEASE_SEED = 32,   /* of the Ed25519 key that signs the leases of licences */
-    SEALED_MAX = CA_PEM_MAX + SEAL_EXTRA,
-    DAY_S = 86400,
-    SOON_DAYS = 30
+    SEALED_MAX = CA_PEM_MAX + SEAL_EXTRA
 };
 
 enum secret {
@@ -106,7 +104,7 @@ static enum err get(const struct share *s, enum secret i, struct ca_pem *out,
 
 /* --- made or taken --- */
 
-static enum err read_file(const char *path, struct ca_pem *out, struct err_info *info)
+enum err trust_read(const char *path, struct ca_pem *out, struct err_info *info)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
@@ -153,8 +151,8 @@ static enum err make_authority(struct ctl *c, struct secrets *all, struct err_in
         (void)snprintf(name, sizeof(name), "Redoubt %s", c->conf.cluster.name);
         return ca_create(name, &all->at[CA_CERTIFICATE], &all->at[CA_KEY], info);
     }
-    e = read_file(c->opt.ca_certificate, &all->at[CA_CERTIFICATE], info);
-    return e == ERR_OK ? read_file(c->opt.ca_key, &all->at[CA_KEY], info) : e;
+    e = trust_read(c->opt.ca_certificate, &all->at[CA_CERTIFICATE], info);
+    return e == ERR_OK ? trust_read(c->opt.ca_key, &all->at[CA_KEY], info) : e;
 }
 
 /* Do certificate and key make an authority? */
@@ -488,7 +486,7 @@ static void look_here(const struct ctl *c, struct listed *l, const struct ca_pem
     char path[CONF_PATH];
 
     if (path_of(c, l->name, path, NULL) != ERR_OK ||
-        read_file(path, &own, NULL) != ERR_OK)
+        trust_read(path, &own, NULL) != ERR_OK)
         return;
     l->here = true;
     l->same = shared && str_eq(ca_pem_str(&own), ca_pem_str(shared));
@@ -589,47 +587,4 @@ int cmd_secret_list(struct ctl *c)
     smb_free(s);
     explicit_bzero(&key, sizeof(key));
     return r;
-}
-
-void check_secrets(struct report *r)
-{
-    struct ca_pem own = { 0 }, key = { 0 }, ca = { 0 };
-    struct err_info info = { .what = "" };
-    struct ca_certificate crt;
-    const struct ctl *c = r->c;
-    char path[CONF_PATH];
-    int64_t left;
-    enum err e = path_of(c, "ca.pem", path, &info);
-
-    if (e == ERR_OK)
-        e = read_file(path, &ca, &info);
-    if (e == ERR_OK)
-        e = read_file(c->conf.server.key, &key, &info);
-    if (e == ERR_OK)
-        e = read_file(c->conf.server.certificate, &own, &info);
-    if (e == ERR_OK)
-        e = ca_certificate_check(ca_pem_str(&own), ca_pem_str(&key), (struct str){ 0 },
-                                 &info);
-    if (e == ERR_OK)
-        e = ca_certificate_read(ca_pem_str(&own), &crt, &info);
-    ca_pem_wipe(&key);
-    if (e != ERR_OK) {
-        report_add(
-            r, r->before_init ? REPORT_WARN : REPORT_FAIL, "secrets",
-            "redoubt init makes them, redoubt secret fetch brings them to the other "
-            "node.",
-            "%s", info.what);
-        return;
-    }
-    left = (crt.not_after - (int64_t)time(NULL)) / DAY_S;
-    report_add(r,
-               left > SOON_DAYS ? REPORT_OK
-               : left > 0       ? REPORT_WARN
-                                : REPORT_FAIL,
-               "secrets",
-               left > SOON_DAYS
-                   ? NULL
-                   : "Run redoubt secret fetch and restart redoubt-node, on one "
-                     "node after the other.",
-               "the certificate of the servers is good for %lld days", (long long)left);
 }

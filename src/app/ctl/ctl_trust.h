@@ -14,12 +14,16 @@
 
 #include "app/ctl/report.h"
 #include "base/mac.h"
+#include "sys/ca/ca.h"
 
 /* Makes what is missing on the share, or takes the files of --ca-certificate and --ca-key; and
  * installs all on this node.  CTL_OK, or the exit code after the error was printed. */
 MUST_USE int ctl_trust_init(struct ctl *c, const struct mac_key *key);
 
-/* For `redoubt check`: are they here, and until when? */
+/* A whole file.  ERR_NOT_FOUND if there is none. */
+MUST_USE enum err trust_read(const char *path, struct ca_pem *out, struct err_info *info);
+
+/* check_secrets.c, for `redoubt check`: are they here, and until when? */
 void check_secrets(struct report *r);
 
 int cmd_secret_fetch(struct ctl *c);

@@ -516,7 +516,6 @@ enum err ca_create_signer(const struct ca *ca, const char *name, struct ca_pem *
 }
 
 /* --- reading --- */
-
 /* urn:uuid: as a name; anything else is none. */
 bool ca_uri_device(const char *name, size_t n, struct uuid *out)
 {
