@@ -372,6 +372,17 @@ static bool load(struct activation *a, const char *path)
     return conf_load_told(path, &a->conf);
 }
 
+/* A licence file need not be there: licences may come by codes. */
+static int check_result(const struct activation *a)
+{
+    bool good = a->file_state == REFUSED_NOT ||
+                (a->file_state == REFUSED_NO_LICENCE && a->keys_loaded);
+
+    if (!good)
+        fprintf(stderr, "redoubt-activation: %s\n", a->file_why);
+    return good ? 0 : EXIT_CONFIG;
+}
+
 static int serve(struct activation *a, const char *path, bool check)
 {
     struct err_info info = { .what = "" };
@@ -386,7 +397,7 @@ static int serve(struct activation *a, const char *path, bool check)
         return e == ERR_CONFIG ? EXIT_CONFIG : 1;
     }
     if (check)
-        return a->file_state == REFUSED_NOT ? 0 : EXIT_CONFIG;
+        return check_result(a);
     (void)redoubt_service_ready(a->service);
     status_tell(a);
     int code = sd_event_loop(a->event);
