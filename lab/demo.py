@@ -9,7 +9,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from redoubt_lab import Lab, LabError, confs, plan  # noqa: E402
+from redoubt_lab import Lab, LabError, confs, packages, plan  # noqa: E402
 from redoubt_lab.checker import Checker, stored_as_told  # noqa: E402
 from redoubt_lab.events import EVENTS  # noqa: E402
 from redoubt_lab.interrupt import interruptible  # noqa: E402
@@ -54,8 +54,9 @@ class Demo:
     def build(self):
         self.tell.chapter("Computers")
         self.tell.say(f"""Two nodes, a file server (Samba), a DBMS computer (PostgreSQL), an
-            administrator's host and {len(self.clients)} client devices with a ClamAV engine (and one
-            that nobody knows yet), each in namespaces of its own on this machine; a switch connects them.""")
+            administrator's host, a vendor of licences and {len(self.clients)} client devices with a
+            ClamAV engine (one more that nobody knows yet, and one without any program of ours), each
+            in namespaces of its own on this machine; a switch connects them.""")
         self.lab.up()
 
     def introduce(self):
@@ -87,11 +88,14 @@ class Demo:
                 lines.append(f"{host:<12} {row[1]:>8} {row[2]:>8} {row[3]:>6}  {told}")
         return "\n".join(lines)
 
+    def active(self):
+        return self.lab.host(self.lab.wait_for(self.lab.active, 30, "a node is active"))
+
     def redoubt(self, *words):
         """A command of an administrator, on the active node; what it prints is shown."""
         shown = " ".join(f'"{word}"' if " " in word else word for word in words)
         self.tell.say(f"$ redoubt {shown}")
-        told = self.lab.host(self.lab.active()).run("redoubt", *words, "--no-color", timeout=120)
+        told = self.active().run("redoubt", *words, "--no-color", timeout=120)
         return told.stdout
 
     def enrol(self):
@@ -99,7 +103,7 @@ class Demo:
         self.tell.say("""A device that nobody has prepared. An administrator makes a token; the
             device makes a key that never leaves it, checks the server by the token, and gets its
             certificate.""")
-        token = json.loads(self.lab.host(self.lab.active()).run(
+        token = json.loads(self.active().run(
             "redoubt", "token", "create", "one new device", "--json").stdout)["token"]
         newcomer = self.lab.host(plan.NEWCOMER)
         self.tell.say(f"$ redoubt-agent enrol --server redoubt --token {token[:24]}...")
@@ -110,9 +114,141 @@ class Demo:
             "select 1 from redoubt.report r join redoubt.device d on d.id = r.device_id "
             "where d.name = %s", plan.NEWCOMER), 30, "the new device reports")
         self.tell.event("its first report is stored")
+        self._in_order(plan.NEWCOMER)
+
+    def publish(self, name, content):
+        """A file that an administrator brings to the active node."""
+        host = self.active()
+        path = f"/root/{name}"
+        with open(host.file(path), "wb") as file:
+            file.write(content)
+        return path
+
+    def install(self):
+        self.tell.chapter("A computer installs the agent from the Web Server")
+        self.tell.say("""The package of the agent is published: it goes to the data share, signed, and both
+            nodes copy it. An installer is made of it, which brings the address of the cluster, its
+            authority and a token. The computer runs one command.""")
+        self.tell.block(self.redoubt("package", "publish",
+                                     self.publish(*packages.agent(self.lab.build))))
+        node = self.active()
+        self.tell.say("$ redoubt package agent")
+        told = self.lab.wait_for(lambda: json.loads(node.run(
+            "redoubt", "package", "agent", "--json", check=False).stdout or "{}"), 60,
+                                 "the installer is made", 0.2)
+        fresh = self.lab.host(plan.FRESH)
+        self.lab.wait_for(lambda: fresh.run("curl", "-fsSk", "-o", "/dev/null", told["script_url"],
+                                            check=False).returncode == 0, 60,
+                          "the Web Server has the installer", 0.1)
+        self.tell.say("$ " + told["command"].replace(told["script_url"],
+                                                     told["script_url"][:70] + "..."))
+        done = fresh.run("bash", "-o", "pipefail", "-c", told["command"], timeout=120)
+        self.tell.block("\n".join(done.stdout.strip().splitlines()[-3:]))
+        fresh.start("agent")   # systemd does it where it runs
+        self.lab.wait_for(lambda: self.lab.sql(
+            "select 1 from redoubt.report r join redoubt.device d on d.id = r.device_id "
+            "where d.name = %s", plan.FRESH), 60, "the installed device reports")
+        self.tell.event("the first report of the installed agent is stored")
+        self._in_order(plan.FRESH)
+
+    def _in_order(self, name):
         self.lab.wait_for(lambda: self.lab.sql("select 1 from redoubt.device where name = %s and "
-                                               "status = 'ok'", plan.NEWCOMER), 30,
-                          "its protection is in order")
+                                               "status = 'ok'", name), 30,
+                          f"the protection of {name} is in order", 0.05, lambda: str(self.lab.sql(
+                              "select reasons from redoubt.device where name = %s", name)))
+
+    def signatures(self):
+        self.tell.chapter("Signatures from the cluster's own mirror")
+        folder, why = packages.signatures(self.lab.build)
+        client = self.lab.host(self.clients[0])
+        client.run("mkdir", "-p", "/root/db")
+        mirror = f"http://redoubt:{plan.HTTP_PORT}"
+        if folder is None:
+            self.tell.say(f"""ClamAV's signed test databases cannot be had here ({why}): a file of
+                our own stands in for them.""")
+            self._own_signatures(client, mirror)
+            return
+        self.tell.say("""An administrator imports a database, later its next version with the increment; each is
+            published as a whole. On a client stock freshclam fetches them, then what changed.""")
+        client.write("/root/freshclam.conf", f"""DatabaseDirectory /root/db
+DatabaseOwner root
+DatabaseMirror {mirror}/sig
+DNSDatabaseInfo no
+ExcludeDatabase main
+ExcludeDatabase daily
+ExcludeDatabase bytecode
+""")
+        for version in (5, 6):
+            files = [self._fixture(folder, f"test-{version}.cvd", "test.cvd"),
+                     self._fixture(folder, f"test-{version}.cdiff", f"test-{version}.cdiff")]
+            self.tell.block(self.redoubt("signature", "import", *files))
+            said = self.lab.wait_for(lambda v=version: self._freshclam(client, v), 60,
+                                     f"freshclam has version {version}", 0.2)
+            self.tell.say("$ freshclam --update-db=test")
+            self.tell.block(said)
+
+    def _fixture(self, folder, name, to):
+        with open(os.path.join(folder, name), "rb") as file:
+            return self.publish(to, file.read())
+
+    @staticmethod
+    def _freshclam(client, version):
+        """The lines about the database, once freshclam has this version."""
+        said = client.run("freshclam", "--config-file=/root/freshclam.conf", "--update-db=test",
+                          "--stdout", check=False).stdout
+        lines = [line for line in said.splitlines() if line.startswith(("test.", "Downloaded"))]
+        return "\n".join(lines) if f"version: {version}," in said else None
+
+    def _own_signatures(self, client, mirror):
+        path = self.publish("own.ndb", confs.SIGNATURES.encode())
+        self.tell.block(self.redoubt("signature", "custom", "publish", path))
+        client.write("/root/freshclam.conf", f"""DatabaseDirectory /root/db
+DatabaseOwner root
+DatabaseCustomURL {mirror}/custom/own.ndb
+ExcludeDatabase main
+ExcludeDatabase daily
+ExcludeDatabase bytecode
+PrivateMirror {mirror}/sig
+""")
+        self.lab.wait_for(lambda: client.run(
+            "freshclam", "--config-file=/root/freshclam.conf", "--stdout",
+            check=False).returncode == 0 or os.path.exists(client.file("/root/db/own.ndb")), 60,
+                          "freshclam has the file", 0.2)
+        self.tell.event("stock freshclam has it")
+
+    def licence(self):
+        self.tell.chapter("A licence, and the vendor goes away")
+        self.tell.say("""An activation code goes to the vendor, who answers with a signed licence; the cluster keeps
+            the answer. Then the vendor loses power, and the nodes will switch.""")
+        self.redoubt("licence", "add", confs.CODE)
+        self.lab.wait_for(lambda: self.lab.sql(
+            "select 1 from redoubt.licence where code = %s and envelope is not null", confs.CODE),
+                          60, "the vendor has answered", 0.1)
+        self.tell.block(self.redoubt("licence", "list"))
+        self.lab.host("vendor").power_off()
+        self.tell.event("power off: vendor")
+
+    def renewed(self):
+        """A lease is renewed by a device, at whichever node is active."""
+        client = self.lab.host(self.clients[0])
+
+        def ask():
+            told = client.run("curl", "-sS", "-m", "5", "--cacert", "/etc/redoubt/agent-ca.pem",
+                              "--cert", "/etc/redoubt/agent.pem", "--key", "/etc/redoubt/agent.key",
+                              "-d", "{}", f"https://redoubt:{plan.ACTIVATION_PORT}/v1/activate",
+                              check=False).stdout
+            answer = json.loads(told or "{}")
+            return json.loads(answer["document"]) if "document" in answer else None
+
+        lease = self.lab.wait_for(ask, 30, "the lease is renewed", 0.1)
+        ((devices, seats),) = self.lab.sql(
+            "select count(distinct device), count(*) from redoubt.seat")
+        if devices != seats:
+            raise LabError(f"{seats} seats of {devices} devices")
+        self.tell.say(f"""The vendor is away and the nodes have switched: {self.clients[0]} renews its
+            lease of the licence of {lease['customer']} all the same; it is good until
+            {lease['expires']}. {devices} devices hold {seats} seats.""")
+        self.lab.host("vendor").power_on()
 
     def policy(self):
         self.tell.chapter("A policy reaches the devices")
@@ -188,6 +324,7 @@ class Demo:
     def planned(self):
         self.tell.chapter("A planned switchover")
         self.happen("switchover", "redoubt switchover: {active} hands over")
+        self.renewed()
 
     def disaster(self):
         self.scan()
@@ -255,7 +392,7 @@ def main():
         parser.error("--devices: at least 1")
     teller = Teller()
     lab = Lab(f"demo-{os.getpid()}", profile=args.profile, devices=args.devices, report_ms=500, newcomer=True,
-              say=teller.event)
+              fresh=True, say=teller.event)
     demo = Demo(lab, teller)
     with interruptible(), lab:
         demo.build()
@@ -263,7 +400,10 @@ def main():
         demo.devices()
         with Checker(lab) as checker:
             demo.enrol()
+            demo.install()
             demo.policy()
+            demo.signatures()
+            demo.licence()
             demo.planned()
             demo.disaster()
             demo.small()

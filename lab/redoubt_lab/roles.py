@@ -53,13 +53,13 @@ def _dbms(lab):
                 "argv": [f"{postgres_bin()}/postgres", "-D", "/srv/pgdata"]}])
 
 
-def _engine(role):
+def _engine(role, conf=confs.CLAMD_CONF):
     """A real ClamAV engine with a database of our own."""
-    role.files[confs.CLAMD_CONF] = (confs.CLAMD, 0o644, None)
+    role.files[conf] = (confs.CLAMD, 0o644, None)
     role.files["/var/lib/redoubt-lab/clamav/lab.ndb"] = (confs.SIGNATURES, 0o644, None)
     role.folders.append(("/run/clamav", _ids("clamav")))
     role.units.append({"name": "clamd", "restart_s": 1.0,
-                       "argv": ["clamd", f"--config-file={confs.CLAMD_CONF}"]})
+                       "argv": ["clamd", f"--config-file={conf}"]})
 
 
 def _made(lab, name):
@@ -77,7 +77,8 @@ def _device(lab, host, role, owner):
 
 def _client(lab, host):
     role = Role()
-    _engine(role)
+    # An agent that was just installed finds the engine where Debian has it.
+    _engine(role, "/etc/clamav/clamd.conf" if host == plan.FRESH else confs.CLAMD_CONF)
     if host == plan.FRESH:
         role.units.append({"name": "agent", "restart_s": 1.0, "autostart": False,
                            "argv": [os.path.join(lab.programs.bin, "redoubt-agent"), "--ack-log",
