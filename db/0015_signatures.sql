@@ -322,6 +322,16 @@ CREATE FUNCTION redoubt.signatures_age_status() RETURNS text LANGUAGE sql STABLE
     FROM redoubt.signature_source s
 $$;
 
+-- What the mirror of the active node asks now and then: {"wait_s", "status", "detail"}.
+CREATE FUNCTION redoubt.upstream_state() RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('wait_s', redoubt.upstream_due() -> 'wait_s',
+        'status', redoubt.signatures_age_status(), 'detail',
+        format('the newest is %s days old%s',
+               floor(extract(epoch FROM now() - redoubt.signatures_since()) / 86400),
+               CASE WHEN s.error <> '' THEN '; ' || left(s.error, 150) ELSE '' END))
+    FROM redoubt.signature_source s
+$$;
+
 -- A step of redoubt.tick(): tells when the age becomes worse or better.
 CREATE FUNCTION redoubt.signatures_upkeep() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE

@@ -211,6 +211,19 @@ enum alarm_severity { ALARM_NOTE, ALARM_WARNING, ALARM_ERROR };
       "is half there: this node goes on with the set before.",                           \
       "Make room on that disk, or remove packages that nobody needs any more (redoubt "  \
       "package remove).")                                                                \
+    X(ALARM_SIGNATURES_OLD, "signatures_old", ALARM_WARNING,                             \
+      "The signature databases are old",                                                 \
+      "The newest published database was built longer ago than redoubt signature "       \
+      "source shows as the limit (2 days, unless it was changed). Devices that take "    \
+      "theirs from this cluster do not know newer threats.",                             \
+      "redoubt signature status tells how the last look at the source went. Without a "  \
+      "source, import newer files: redoubt signature import.")                           \
+    X(ALARM_SIGNATURES_STALE, "signatures_stale", ALARM_ERROR,                           \
+      "The signature databases are very old",                                            \
+      "As signatures_old, and the second limit has passed as well (7 days, unless it "   \
+      "was changed). A source that holds back what is new looks like this, too.",        \
+      "redoubt signature status tells how the last look at the source went. Compare "    \
+      "with another mirror, and import files meanwhile: redoubt signature import.")      \
     X(ALARM_MIRROR_DOWN, "mirror_down", ALARM_WARNING, "redoubt-mirror does not run",    \
       "The process that copies published files to this node ends again and again, or "   \
       "cannot be started. What is here is served; what is new does not come.",           \

@@ -80,6 +80,8 @@ def test_the_active_node_brings_a_set_and_then_what_is_newer(store, source):
     update_now(store)
     mirror.wait("version 6", lambda: version(store) == 6)
     mirror.prepared()
+    mirror.wait("its age is told", lambda: mirror.state()["signatures"] == "critical")
+    assert "days old" in mirror.state()["signatures_detail"]
     assert "test-4.cdiff" not in source.files() and "test-5.cdiff" in source.files()
     assert mirror.shown()["public/sig/test-6.cdiff"] == genuine_file("test-6.cdiff")
     (told,), = store.database.query("SELECT data FROM redoubt.event WHERE kind = "

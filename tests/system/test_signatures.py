@@ -144,6 +144,8 @@ def test_the_active_node_fills_the_set_from_a_source(scene):
     scene.lab.wait_for(lambda: "signatures_old" in active.run("redoubt", "events").stdout, 30,
                        "the age is told")
     assert active.run("redoubt", "signature", "status", "--check", check=False).returncode == 4
+    scene.lab.wait_for(lambda: "signatures_stale" in scene.alarms(scene.active), 90,
+                       "the alarm of their age", 0.5)
 
 
 def test_files_of_ones_own_reach_a_device_and_leave_it(scene):

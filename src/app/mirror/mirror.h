@@ -87,6 +87,9 @@ struct mirror {
     } scrub;
     struct blob_id suspects[MIRROR_SUSPECTS]; /* of the share, told by the other node */
     uint32_t suspect_count;
+    struct { /* of the active node: is what is published old? */
+        char status[12], detail[MIRROR_WHY];
+    } signatures;
     struct mono told;
     bool untold; /* there is news that must wait a little */
     char told_text[MIRROR_PACKET];

@@ -24,6 +24,23 @@ void upstream_news(void)
     ask_at = (struct mono){ 0 };
 }
 
+/* *wait_s: until a look is due.  Keeps what is said of the age of what is published. */
+static void take_state(struct mirror *m, const char *text, uint64_t *wait_s)
+{
+    json_t *o = json_loads(text, 0, NULL);
+    json_int_t n = json_integer_value(json_object_get(o, "wait_s"));
+    const char *status = json_string_value(json_object_get(o, "status"));
+    const char *detail = json_string_value(json_object_get(o, "detail"));
+
+    if (status) {
+        *wait_s = n < 0 ? 0 : n > ASK_S ? ASK_S : (uint64_t)n;
+        (void)snprintf(m->signatures.status, sizeof(m->signatures.status), "%s", status);
+        (void)snprintf(m->signatures.detail, sizeof(m->signatures.detail), "%.190s",
+                       detail ? detail : "");
+    }
+    json_decref(o);
+}
+
 /* Over the session that only reads: most of the time there is nothing to do. */
 bool upstream_wanted(struct mirror *m)
 {
@@ -33,11 +50,11 @@ bool upstream_wanted(struct mirror *m)
 
     if (!m->db.conn || !mono_reached(mirror_now(), ask_at))
         return false;
-    if (db_ask(m->db.conn, "SELECT redoubt.upstream_due() ->> 'wait_s'", 0, NULL, &r,
-               &why) != ERR_OK ||
-        PQntuples(r) != 1 || !str_u64(str_of(PQgetvalue(r, 0, 0)), ASK_S, &s))
-        s = ASK_S; /* also where it is more */
-    PQclear(r);
+    if (db_ask(m->db.conn, "SELECT redoubt.upstream_state()", 0, NULL, &r, &why) ==
+            ERR_OK &&
+        PQntuples(r) == 1)
+        take_state(m, PQgetvalue(r, 0, 0), &s);
+    PQclear(r); /* NULL is fine */
     if (s > 0)
         ask_at = mono_after(mirror_now(), (uint32_t)s * 1000u);
     return s == 0;

@@ -345,6 +345,12 @@ static void look_at_content(struct daemon *d, bool on[ALARM_COUNT])
                    (unsigned long long)c->missing, (unsigned long long)c->files, c->why);
     if (c->refused[0])
         on[ALARM_CONTENT_REFUSED] = detail(d, ALARM_CONTENT_REFUSED, "%s", c->refused);
+    if (strcmp(c->signatures, "warning") == 0)
+        on[ALARM_SIGNATURES_OLD] =
+            detail(d, ALARM_SIGNATURES_OLD, "%s", c->signatures_detail);
+    if (strcmp(c->signatures, "critical") == 0)
+        on[ALARM_SIGNATURES_STALE] =
+            detail(d, ALARM_SIGNATURES_STALE, "%s", c->signatures_detail);
     if (c->damaged_now > 0 ||
         (mono_is_set(c->event_at) && mono_since_ms(now, c->event_at) < DAMAGE_SHOWN_MS))
         on[ALARM_CONTENT_DAMAGED] =

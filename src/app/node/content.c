@@ -82,6 +82,8 @@ static void on_state(struct daemon *d, const json_t *v)
     text_of(v, "why", c->why, sizeof(c->why));
     text_of(v, "share_why", c->share_why, sizeof(c->share_why));
     text_of(v, "refused", c->refused, sizeof(c->refused));
+    text_of(v, "signatures", c->signatures, sizeof(c->signatures));
+    text_of(v, "signatures_detail", c->signatures_detail, sizeof(c->signatures_detail));
     if (turned)
         log_event(LOG_LEVEL_INFO, "content", log_bool("prepared", prepared),
                   log_u64("serial", c->serial), log_u64("missing", c->missing),

@@ -51,8 +51,9 @@ struct content {
     uint64_t serial, shown, files, bytes, missing, missing_bytes, fetched_bytes;
     uint64_t damaged_now, damaged, healed, scrubbed_s;
     char why[200], share_why[200], refused[200];
-    struct mono moved;      /* bytes came, or all are here */
-    struct mono event_at;   /* a file was found damaged, or healed */
+    char signatures[12], signatures_detail[200]; /* of the active node; "": not known */
+    struct mono moved;                           /* bytes came, or all are here */
+    struct mono event_at;                        /* a file was found damaged, or healed */
     struct mono down_since; /* the process does not run; unset: it does */
     char down_why[120], blob[16], where[24];
 };
