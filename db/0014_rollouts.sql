@@ -231,6 +231,14 @@ BEGIN
     ON CONFLICT (device_id, name) DO UPDATE
     SET takes = excluded.takes, version = excluded.version, at = now()
     WHERE (p.takes, p.version) IS DISTINCT FROM (excluded.takes, excluded.version);
+    -- A device tells all that it has; one that makes up names keeps the last ones only.
+    DELETE FROM redoubt.device_package p
+    USING jsonb_array_elements(items) AS i (item)
+    WHERE p.device_id = (i.item ->> 'device')::uuid
+      AND NOT EXISTS (SELECT FROM jsonb_array_elements(items) AS o (item),
+                                  jsonb_array_elements(o.item #> '{packages,list}') AS s (s)
+                      WHERE o.item ->> 'device' = i.item ->> 'device'
+                        AND s.s ->> 'name' = p.name);
 
     FOR t IN SELECT (i.item ->> 'device')::uuid AS device, s.s AS told
              FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n),
@@ -500,6 +508,30 @@ BEGIN
     RETURN n;
 END $$;
 
+-- Forgets rollouts that ended long ago, a bounded piece at a time; not the one that says what
+-- a group has.
+CREATE FUNCTION redoubt.rollouts_trim() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    o uuid;
+BEGIN
+    SELECT r.id INTO o FROM redoubt.rollout r
+    WHERE r.finished_at < now() - (SELECT make_interval(days => e.days)
+                                   FROM redoubt.event_retention e WHERE e.kind = '@run')
+      AND EXISTS (SELECT FROM redoubt.rollout l
+                  WHERE l.name = r.name AND l.group_path = r.group_path
+                    AND l.created_at > r.created_at AND l.state = 'done')
+    ORDER BY r.finished_at LIMIT 1 FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    DELETE FROM redoubt.rollout_device x
+    WHERE x.rollout_id = o AND x.device_id IN (
+        SELECT d.device_id FROM redoubt.rollout_device d WHERE d.rollout_id = o LIMIT 2000);
+    IF NOT EXISTS (SELECT FROM redoubt.rollout_device x WHERE x.rollout_id = o) THEN
+        DELETE FROM redoubt.rollout r WHERE r.id = o;
+    END IF;
+END $$;
+
 -- Each second on the active node.
 CREATE FUNCTION redoubt.rollouts_due() RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
@@ -512,6 +544,7 @@ BEGIN
         PERFORM redoubt.rollout_step(r);
         n := n + 1;
     END LOOP;
+    PERFORM redoubt.rollouts_trim();
     RETURN n + redoubt.rollouts_returned() + redoubt.rollouts_late();
 END $$;
 

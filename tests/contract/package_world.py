@@ -5,6 +5,7 @@ import http.server
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import threading
 
@@ -76,7 +77,8 @@ def build_deb(folder, version, program=AGENT, name="redoubt-agent", platform=PLA
 class Web:
     """Serves one folder with ranges.  cut: after so many bytes the connection breaks, once."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, certificates=None):
+        self.scheme = "https" if certificates else "http"
         self.folder, self.requests, self.cut, self.missing = folder, [], None, 0
         world = self
 
@@ -91,10 +93,15 @@ class Web:
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if certificates:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificates.path("server.pem"),
+                                    certificates.path("server.key"))
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def url(self, path):
-        return f"http://127.0.0.1:{self.server.server_port}/{os.path.basename(path)}"
+        return f"{self.scheme}://127.0.0.1:{self.server.server_port}/{os.path.basename(path)}"
 
     def answer(self, handler):
         try:

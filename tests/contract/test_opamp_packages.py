@@ -165,5 +165,6 @@ def test_statuses_beyond_all_bounds_are_bad_messages(active, certificates, sessi
     agent.send(status(has="v" * 129))
     assert "package version" in agent.error()[1]
     agent.send(status(OLD, 99))
-    eventually("the first is kept", lambda: session.one("SELECT count(*) FROM redoubt.device_package WHERE device_id = %s",
-                       certificates.ids["one"]) == 1)
+    eventually("the first is kept", lambda: session.one(
+        "SELECT count(*) FROM redoubt.device_package WHERE device_id = %s",
+        certificates.ids["one"]) == 1)

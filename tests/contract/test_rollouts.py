@@ -149,6 +149,7 @@ def _world():
         world = World(dbms)
         world.package(OLD)
         world.package(NEW)
+        world.package("0.3.0")
         yield world
         dbms.stop()
 
@@ -347,7 +348,6 @@ def test_the_newest_rollout_that_says_anything_counts(world):
     device.look()
     device.install()
     world.due(5)
-    world.package("0.3.0")
     second = world.start(group, waves=[100], version="0.3.0")
     world.due()
     assert device.look()["version"] == "0.3.0"
@@ -451,6 +451,31 @@ def test_what_makes_no_sense_is_refused(world):
     world.act(rollout, "stop")
     audit = world.sql("SELECT action FROM redoubt.audit WHERE object = %s ORDER BY id", rollout)
     assert [a for (a,) in audit] == ["rollout_create", "rollout_stop"]
+
+
+def test_old_rollouts_are_forgotten_but_not_what_a_group_has(world):
+    group = world.group()
+    (device,) = world.devices(group, 1)
+    made = []
+    for version in (NEW, "0.3.0"):
+        made.append(world.start(group, waves=[100], version=version))
+        world.due()
+        device.look()
+        device.install()
+        world.due(5)
+    world.sql("UPDATE redoubt.rollout SET finished_at = now() - interval '91 days'"
+              " WHERE id = ANY (%s::uuid[])", made)
+    world.due(2)
+    left = [r["id"] for r in world.api("api_rollouts_list", write=False)["items"]]
+    assert made[0] not in left and made[1] in left
+
+
+def test_names_that_a_device_makes_up_are_forgotten(world):
+    (device,) = world.devices(world.group(), 1)
+    for name in ("one", "two", "three"):
+        device.tell("installed", name=name)
+    assert world.sql("SELECT name FROM redoubt.device_package WHERE device_id = %s",
+                     device.id) == [("three",)]
 
 
 def test_without_the_fence_nothing_moves(world):

@@ -1,9 +1,11 @@
 """The agent replaces itself with what the server offers, or stays as it is and says why.  The
 packages are installed by the real dpkg, into a root of their own that the agent runs from."""
+import contextlib
 import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +18,7 @@ from package_world import (BACK, BROKEN, DOWNLOADING, INSTALLED, INSTALLING, INS
 from server_world import Server
 
 OLD, NEW = "0.1.0", "0.2.0"
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="dpkg installs for root only")
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -93,11 +96,22 @@ class Device:
             file.write("[agent]\n" + "".join(f"{k}={v}\n" for k, v in values.items())
                        + "[log]\nlevel=debug\n")
         self.process = None
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.notify.bind(os.path.join(self.folder, "notify"))
+
+    def notes(self):
+        """What the agent told systemd, or who plays it."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(self.notify.recv(4096).decode())
+        return found
 
     def start(self):
         with open(os.path.join(self.folder, "log"), "ab") as log:
-            self.process = subprocess.Popen([self.program, "--config", self.conf], stderr=log,
-                                            stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                [self.program, "--config", self.conf], stderr=log, stdin=subprocess.DEVNULL,
+                env=dict(os.environ, NOTIFY_SOCKET=os.path.join(self.folder, "notify")))
         return self
 
     def dpkg(self, *argv):
@@ -204,6 +218,7 @@ def test_the_new_agent_takes_over_and_says_so(make, server, web, shelf, signer):
     assert DOWNLOADING in words and words.index(DOWNLOADING) < words.index(INSTALLING)
     assert device.has() == [NEW, "install ok installed"]
     assert device.agents() == [device.process.pid], "the same process became the new program"
+    assert device.notes().count("READY=1") == 2, "systemd hears of it"
     assert server.description()[1]["agent.version"] == NEW
     eventually("the event", lambda: server.of_kind("agent_upgraded"))
     assert server.of_kind("agent_upgraded")[0]["data"] == {"version": NEW, "from": OLD}
@@ -291,6 +306,44 @@ def test_what_is_not_there_yet_is_asked_for_again(make, server, web, shelf, sign
     offer(server, signer, web, shelf[NEW])
     ends(server, INSTALLED)
     assert len(web.requests) == 3
+
+
+def test_over_tls_the_web_server_must_be_the_clusters(make, server, shelf, signer, certificates):
+    device = make()
+    certificates.sign("fake", "redoubt", "DNS:redoubt,IP:127.0.0.1", "serverAuth", "other")
+    stranger = Web(shelf["folder"], Names(certificates, "fake"))
+    offer(server, signer, stranger, shelf[NEW])
+    assert "certificate does not verify" in ends(server, INSTALL_FAILED)[3]
+    stranger.stop()
+    assert not stranger.requests and device.installed() == []
+    own = Web(shelf["folder"], certificates)
+    offer(server, signer, own, shelf[NEW], order=b"2")
+    ends(server, INSTALLED)
+    own.stop()
+    assert device.installed() == [NEW]
+
+
+class Names:
+    """Certificates of which another one is the server's."""
+
+    def __init__(self, certificates, name):
+        self.certificates, self.name = certificates, name
+
+    def path(self, name):
+        return self.certificates.path(name.replace("server", self.name))
+
+
+def test_a_full_disk_is_a_reason(make, server, web, shelf, signer):
+    device = make()
+    package = os.path.join(device.state, "package")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", package], check=True)
+    try:
+        offer(server, signer, web, shelf[NEW])
+        assert "No space left" in ends(server, INSTALL_FAILED)[3]
+        assert device.installed() == [] and device.has()[0] == OLD
+        assert not os.listdir(package)
+    finally:
+        subprocess.run(["umount", "-l", package], check=True)
 
 
 def foreign(shelf, signer, certificates):

@@ -79,10 +79,15 @@ class World:
                                   " WHERE device_id = %s", plan.device_id(name)) or [(None,)]
         return found[0]
 
-    def start(self, version, **more):
-        body = {"package": "redoubt-agent", "version": version, "group": "/Upgraded",
-                "waves": [50, 100], "soak_s": 0, **more}
-        return self.api("POST", "/v1/rollouts", body)["id"]
+    def redoubt(self, *words, check=True):
+        """The command line, on whichever node is active."""
+        return self.lab.host(self.lab.active()).run("redoubt", "rollout", *words, check=check,
+                                                    timeout=120)
+
+    def start(self, version):
+        done = self.redoubt("start", f"redoubt-agent={version}", "--group", "/Upgraded", "--waves",
+                            "50,100", "--soak", "0", "--json")
+        return json.loads(done.stdout)["id"]
 
     def get(self, rollout):
         return self.api("GET", f"/v1/rollouts/{rollout}")
@@ -116,8 +121,8 @@ def test_a_rollout_goes_on_at_the_other_node(world, scene):
     assert list(first.values()) == [1]
     scene.host(scene.active).power_off()
     scene.expect_switch()
-    scene.lab.wait_for(lambda: world.get(rollout)["state"] != "running", 90, "it ends", 0.2,
-                       world.story)
+    watched = world.redoubt("watch", rollout[:8], check=False)
+    assert watched.returncode == 0 and "done  wave 2/2" in watched.stderr, world.story()
     told = world.get(rollout)
     assert told["state"] == "done" and told["totals"]["healthy"] == 2, world.story()
     waves = {d["device"]: d["wave"] for d in world.devices(rollout)}
@@ -138,6 +143,8 @@ def test_a_bad_agent_is_put_back_and_stops_the_rollout(world, scene):
                        world.story)
     told = world.get(rollout)
     assert told["wave"] == 1 and told["totals"]["total"] == 1, told
+    shown = world.redoubt("show", rollout).stdout
+    assert "stopped" in shown and "failed" in shown and NEW in shown
     assert "did not reach the server within 15 s" in told["why"], told["why"]
     (device,) = world.devices(rollout)
     assert device["state"] == "failed" and device["has"] == NEW
@@ -151,7 +158,7 @@ def test_a_bad_agent_is_put_back_and_stops_the_rollout(world, scene):
     assert kinds == ["rollout_stopped"]
     # And everything goes back to what it was, by an order.
     done = world.api.all("/v1/rollouts?state=done")[0]["id"]
-    world.api("POST", f"/v1/rollouts/{done}/rollback", {})
+    world.redoubt("rollback", done, "--yes")
     scene.lab.wait_for(lambda: world.get(done)["finished_at"], 60, "they are back", 0.2,
                        world.story)
     assert world.get(done)["totals"]["rolled_back"] == 2

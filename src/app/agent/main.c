@@ -486,6 +486,7 @@ int main(int argc, char **argv)
 
     if (code >= 0)
         return code;
+    upgrade_remember();
     a = calloc(1, sizeof(*a));
     if (!a || !(a->service = redoubt_service_start(0))) {
         fprintf(stderr, "redoubt-agent: not usable as a service: %s\n", strerror(errno));

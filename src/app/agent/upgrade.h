@@ -19,6 +19,8 @@
 
 struct upgrade;
 
+/* What systemd told us, before it is taken out of the environment: for who comes after us. */
+void upgrade_remember(void);
 /* argv: as the program was started; borrowed for the life of the agent. */
 MUST_USE enum err upgrade_start(struct agent *a, char **argv, struct err_info *info);
 void upgrade_release(struct agent *a);
