@@ -607,7 +607,16 @@ def tour_licences(api, world, folder):
     for id_ in (code["id"], licence["id"]):
         api.done("DELETE", f"/v1/licences/{id_}")
     assert api.done("GET", "/v1/licences")["state"] == "ended"
-    assert api.post("/v1/tokens", {"name": "x"}).error() == (403, "licence_ended")
+    # The installation is not extended; what protects goes on.
+    for method, path, body in (
+            ("POST", "/v1/tokens", {"name": "x"}), ("POST", "/v1/groups", {"name": "x"}),
+            ("PUT", "/v1/groups/%2FA/policy", {"settings": {}}), ("PUT", "/v1/rules", {"rules": []}),
+            ("POST", "/v1/apply", {})):
+        assert api.call(method, path, body).error() == (403, "licence_ended"), path
+    made = api.done("POST", "/v1/tasks", task("unlicensed", {"devices": [world.in_a]}))
+    api.done("POST", f"/v1/tasks/{made['id']}/start")
+    api.done("DELETE", f"/v1/tasks/{made['id']}")
+    assert api.done("GET", "/v1/devices")["items"]
     world.fenced(("UPDATE redoubt.licensing SET state = 'none'", ()))
 
 

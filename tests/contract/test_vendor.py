@@ -3,11 +3,13 @@ and the command line: codes, answers, grace, files, whatever the vendor does or 
 import contextlib
 import json
 import os
+import selectors
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 
@@ -232,6 +234,63 @@ def test_a_vendor_that_misbehaves_is_not_believed_and_asked_again(place, proxy):
     place.wait_state(entry, "valid")
     # Every attempt was the same request.
     assert [a["nonce"] for a in place.service.activations("CODE-BAD-0001")] == [nonce]
+
+
+class Proxy:
+    """An HTTP proxy that knows CONNECT only, and counts."""
+
+    def __init__(self):
+        self.asked = []
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                link, _ = self.socket.accept()
+                threading.Thread(target=self._tunnel, args=(link,), daemon=True).start()
+
+    def _tunnel(self, link):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += link.recv(4096)
+        verb, target, _ = head.split(b" ", 2)
+        self.asked.append((verb.decode(), target.decode()))
+        host, port = target.decode().rsplit(":", 1)
+        with link, socket.create_connection((host, int(port))) as other:
+            link.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+            with contextlib.suppress(OSError), selectors.DefaultSelector() as both:
+                both.register(link, selectors.EVENT_READ, other)
+                both.register(other, selectors.EVENT_READ, link)
+                while True:
+                    for key, _ in both.select():
+                        data = key.fileobj.recv(65536)
+                        if not data:
+                            return
+                        key.data.sendall(data)
+
+
+def test_the_vendor_is_asked_through_a_proxy(place):
+    proxy = Proxy()
+    place.service.codes({"CODE-WAY-0001": {}})
+    service = place.start(vendor_proxy=f"http://127.0.0.1:{proxy.port}")
+    place.wait_state(place.add("CODE-WAY-0001"), "valid")
+    assert set(proxy.asked) == {("CONNECT", f"127.0.0.1:{place.service.port}")}
+    proxy.socket.close()
+    place.clean()
+    service.stop()
+
+
+def test_a_service_that_is_not_the_vendors_is_not_asked(place):
+    place.service.codes({"CODE-MIM-0001": {}})
+    asked = place.service.books()["requests"]
+    service = place.start(vendor_ca=place.certificates.path("ca.pem"))  # not its authority
+    entry = place.add("CODE-MIM-0001")
+    world.eventually("refused", lambda: "certificate" in place.licence(entry)["error"], 30)
+    assert place.service.books()["requests"] == asked
+    place.clean()
+    service.stop()
 
 
 def test_what_the_vendor_refuses_is_told_and_can_be_tried_again(place, proxy):

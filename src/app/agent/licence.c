@@ -16,7 +16,7 @@ enum { ASK_MS = 15000 };
 enum err licence_read(struct str envelope, const char *certificate, struct lease *out,
                       struct err_info *info)
 {
-    char key[TLS_KEY_HEX];
+    char key[TLS_KEY_HEX] = "";
     struct lease lease;
     struct uuid device;
     enum err e = lease_open(&lease, envelope, info);
