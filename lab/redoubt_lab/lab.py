@@ -11,7 +11,7 @@ from .errors import LabError
 from .host import PATH, Host
 from .switch import Switch
 
-_SIZE = "4g"       # a limit of the lab's tmpfs, not what it takes
+_SIZE = "8g"       # a limit of the lab's tmpfs, not what it takes
 
 
 def _quiet(_text):

@@ -1,8 +1,12 @@
 #include "sys/blob/blob_feed.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+
+enum { RING_BYTES = BLOB_FEED * BLOB_PIECE };
 
 struct blob_feed {
     pthread_t thread;
@@ -14,12 +18,12 @@ struct blob_feed {
     struct blob_hash hash; /* the thread's until it has ended */
 
     /* Under the lock. */
-    uint64_t filled, taken; /* pieces since the start */
+    uint64_t filled, done; /* pieces since the start */
     bool stop, ended;
     enum err err;
     struct err_info why;
 
-    bool holding; /* the caller has the piece before `taken` */
+    uint64_t taken; /* by the caller */
     size_t n[BLOB_FEED];
     char *ring;
 };
@@ -28,7 +32,7 @@ struct blob_feed {
 static bool may_fill(struct blob_feed *f)
 {
     CHECK(pthread_mutex_lock(&f->lock) == 0);
-    while (!f->stop && f->filled - f->taken == BLOB_FEED)
+    while (!f->stop && f->filled - f->done == BLOB_FEED)
         CHECK(pthread_cond_wait(&f->changed, &f->lock) == 0);
     bool go_on = !f->stop;
     CHECK(pthread_mutex_unlock(&f->lock) == 0);
@@ -77,26 +81,41 @@ static int start_thread(struct blob_feed *f)
     return failed;
 }
 
-enum err blob_feed_start(struct blob_feed **out, int fd, uint64_t at, size_t piece,
+char *blob_feed_ring(struct err_info *info)
+{
+    void *p =
+        mmap(NULL, RING_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED) {
+        (void)err_set(info, ERR_MEMORY, errno, "pieces of %d bytes", BLOB_PIECE);
+        return NULL;
+    }
+    return p;
+}
+
+void blob_feed_ring_free(char *ring)
+{
+    if (ring)
+        (void)munmap(ring, RING_BYTES);
+}
+
+enum err blob_feed_start(struct blob_feed **out, const struct blob_feed_from *from,
                          struct blob_hash *hash, struct err_info *info)
 {
     struct blob_feed *f = calloc(1, sizeof(*f));
 
-    if (f)
-        f->ring = malloc(BLOB_FEED * piece);
-    if (!f || !f->ring) {
-        free(f);
-        return err_set(info, ERR_MEMORY, 0, "pieces of %zu bytes", piece);
-    }
-    f->fd = fd;
-    f->at = at;
-    f->piece = piece;
+    CHECK(from->piece <= BLOB_PIECE);
+    if (!f)
+        return err_set(info, ERR_MEMORY, 0, "read ahead");
+    f->fd = from->fd;
+    f->at = from->at;
+    f->piece = from->piece;
+    f->ring = from->ring;
     f->hash = *hash;
     CHECK(pthread_mutex_init(&f->lock, NULL) == 0);
     CHECK(pthread_cond_init(&f->changed, NULL) == 0);
     int failed = start_thread(f);
     if (failed) {
-        free(f->ring);
         free(f);
         return err_set(info, ERR_MEMORY, failed, "start a thread");
     }
@@ -108,22 +127,29 @@ enum err blob_feed_start(struct blob_feed **out, int fd, uint64_t at, size_t pie
 enum err blob_feed_next(struct blob_feed *f, struct str *out, struct err_info *info)
 {
     CHECK(pthread_mutex_lock(&f->lock) == 0);
-    if (f->holding) {
-        f->taken++;
-        f->holding = false;
-        CHECK(pthread_cond_broadcast(&f->changed) == 0);
-    }
     while (!f->ended && f->filled == f->taken)
         CHECK(pthread_cond_wait(&f->changed, &f->lock) == 0);
-    enum err e = f->filled == f->taken ? f->err : ERR_OK;
+    bool more = f->filled > f->taken;
+    enum err e = more ? ERR_OK : f->err;
     size_t i = f->taken % BLOB_FEED;
 
-    f->holding = f->filled > f->taken;
-    *out = (struct str){ f->ring + i * f->piece, f->holding ? f->n[i] : 0 };
+    *out = (struct str){ f->ring + i * f->piece, more ? f->n[i] : 0 };
+    f->taken += more;
     if (e && info)
         *info = f->why;
     CHECK(pthread_mutex_unlock(&f->lock) == 0);
     return e;
+}
+
+void blob_feed_done(struct blob_feed *f, uint64_t count)
+{
+    CHECK(count <= f->taken);
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    if (count > f->done) {
+        f->done = count;
+        CHECK(pthread_cond_broadcast(&f->changed) == 0);
+    }
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
 }
 
 void blob_feed_digest(struct blob_feed *f, struct blob_id *out)
@@ -144,6 +170,5 @@ void blob_feed_free(struct blob_feed *f)
     blob_hash_drop(&f->hash);
     CHECK(pthread_cond_destroy(&f->changed) == 0);
     CHECK(pthread_mutex_destroy(&f->lock) == 0);
-    free(f->ring);
     free(f);
 }

@@ -98,7 +98,7 @@ static uint64_t due_in_ns(const struct blob_move *m)
     return need > (double)spent ? (uint64_t)need - spent : 0;
 }
 
-static bool told(const struct blob_move *m)
+bool blob_move_told(const struct blob_move *m)
 {
     const struct blob_watch *w = m->watch;
 
@@ -110,7 +110,7 @@ enum err blob_move_add(struct blob_move *m, size_t n, struct err_info *info)
     static const uint64_t step_ns = 200 * 1000000;
 
     m->done += n;
-    bool go_on = told(m);
+    bool go_on = blob_move_told(m);
     while (go_on && pace(m) > 0) {
         uint64_t left = due_in_ns(m);
         uint64_t nap = left < step_ns ? left : step_ns;
@@ -119,7 +119,7 @@ enum err blob_move_add(struct blob_move *m, size_t n, struct err_info *info)
             break;
         (void)clock_nanosleep(CLOCK_MONOTONIC, 0, /* a signal only shortens it */
                               &(struct timespec){ .tv_nsec = (long)nap }, NULL);
-        go_on = told(m);
+        go_on = blob_move_told(m);
     }
     return go_on ? ERR_OK : err_set(info, ERR_STATE, 0, "it was stopped");
 }

@@ -35,6 +35,8 @@ struct blob_move {
 };
 void blob_move_start(struct blob_move *m, const struct blob_watch *w, uint64_t done,
                      uint64_t total);
+/* Tells the watcher where it stands; false: it shall stop. */
+bool blob_move_told(const struct blob_move *m);
 /* How much to move at once. */
 size_t blob_move_piece(const struct blob_move *m);
 /* n more bytes: tells the watcher, waits for the pace.  ERR_STATE: it shall stop. */

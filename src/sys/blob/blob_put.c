@@ -6,8 +6,13 @@
 #include <unistd.h>
 
 #include "sys/blob/blob_feed.h"
+#include "sys/blob/blob_hands.h"
 
-enum { RENAME_TRIES = 150, RENAME_NAP_MS = 200 };
+enum {
+    RENAME_TRIES = 150,
+    RENAME_NAP_MS = 200,
+    HANDS_WORTH = 16 * 1024 * 1024 /* less is sent before they are connected */
+};
 
 /* One upload. */
 struct put {
@@ -109,11 +114,12 @@ static enum err look(struct put *p, struct blob_put *out, struct err_info *info)
 }
 
 /*
- * How many bytes of the part are those of the file: they are read back, for a connection or a
- * server may have ended in the middle of a write.  hash then covers them.
+ * How many bytes of the part are those of the file, from the first one on: they are read back,
+ * for a connection or a server may have ended in the middle of a write, and of two writers
+ * one may have been ahead.  hash then covers them.
  */
 static enum err compare(struct put *p, uint64_t have, struct blob_hash *hash,
-                        bool *out_same, struct err_info *info)
+                        uint64_t *out_same, struct err_info *info)
 {
     char *own = blob_buffer(info);
     struct smb_file f;
@@ -135,54 +141,80 @@ static enum err compare(struct put *p, uint64_t have, struct blob_hash *hash,
         if (e == ERR_OK)
             e = blob_read_at(p->fd, own, n, at, &m, info);
         same = e == ERR_OK && n > 0 && m == n && memcmp(own, p->piece, n) == 0;
-        if (same)
+        if (same) {
             blob_hash_add(hash, own, n);
-        at += n;
+            at += n;
+        }
     }
     enum err closed = smb_file_close(&f, e ? NULL : info);
     free(own);
-    *out_same = same;
+    *out_same = at;
     return e ? e : closed;
 }
 
-/* Where to go on; 0: from the beginning, and then the part is emptied or gone. */
+/* Where to go on.  What is behind that place is written over. */
 static enum err resume(struct put *p, struct blob_hash *hash, uint64_t *out_at,
                        struct err_info *info)
 {
     struct smb_entry there;
-    bool same = false;
     enum err e = smb_stat(p->smb, p->part.s, &there, info);
 
     *out_at = 0;
     if (e == ERR_NOT_FOUND || (e == ERR_OK && there.size == 0))
         return ERR_OK;
-    if (e == ERR_OK && there.size <= p->size)
-        e = compare(p, there.size, hash, &same, info);
-    if (e)
-        return e;
-    if (same) {
-        *out_at = there.size;
-        return ERR_OK;
-    }
-    blob_hash_drop(hash);
-    e = blob_hash_start(hash, info);
-    return e ? e : smb_remove(p->smb, p->part.s, info);
+    if (e == ERR_OK && there.size > p->size) /* none of ours */
+        return smb_remove(p->smb, p->part.s, info);
+    return e ? e : compare(p, there.size, hash, out_at, info);
 }
 
-static enum err send_pieces(struct put *p, struct blob_feed *feed, struct smb_file *f,
-                            uint64_t at, struct err_info *info)
+/* What pieces go to: this connection, or hands with connections of their own. */
+struct sink {
+    struct smb_file file;
+    struct blob_hands *hands; /* NULL: file */
+};
+
+static enum err open_sink(struct put *p, uint64_t at, struct sink *out,
+                          struct err_info *info)
 {
-    struct blob_move move;
+    bool slow = p->watch && p->watch->bytes_per_s > 0;
+
+    *out = (struct sink){ .hands = NULL };
+    if (!slow && p->size - at >= HANDS_WORTH)
+        return blob_hands_start(&out->hands, p->smb, p->part.s, info);
+    return smb_file_resume(&out->file, p->smb, p->part.s, at, info);
+}
+
+static enum err close_sink(struct sink *s, const struct blob_move *m, enum err e,
+                           struct err_info *info)
+{
+    enum err closed = ERR_OK;
+
+    if (!s->hands)
+        closed = smb_file_close(&s->file, e ? NULL : info);
+    else if (e == ERR_OK)
+        closed = blob_hands_end(s->hands, m, info);
+    blob_hands_free(s->hands);
+    return e ? e : closed;
+}
+
+static enum err send_pieces(struct blob_move *m, struct blob_feed *feed,
+                            struct sink *sink, struct err_info *info)
+{
+    uint64_t sent = 0, freed = 0;
     struct str piece = { NULL, 0 };
     enum err e = ERR_OK;
 
-    blob_move_start(&move, p->watch, at, p->size);
     do {
         e = blob_feed_next(feed, &piece, info);
-        if (e == ERR_OK && piece.n > 0)
-            e = smb_file_write(f, piece, info);
+        if (e == ERR_OK && piece.n > 0) {
+            sent++;
+            e = sink->hands
+                    ? blob_hands_write(sink->hands, piece, m->done, m, &freed, info)
+                    : smb_file_write(&sink->file, piece, info);
+            blob_feed_done(feed, sink->hands ? freed : sent);
+        }
         if (e == ERR_OK)
-            e = blob_move_add(&move, piece.n, info);
+            e = blob_move_add(m, piece.n, info);
     } while (e == ERR_OK && piece.n > 0);
     return e;
 }
@@ -193,21 +225,26 @@ static enum err send_rest(struct put *p, uint64_t at, struct blob_hash *hash,
 {
     struct blob_move move;
     struct blob_feed *feed = NULL;
-    struct smb_file f;
-    enum err e = smb_file_resume(&f, p->smb, p->part.s, at, info);
+    struct sink sink;
+    char *ring = blob_feed_ring(info);
+    /* The hands first: they are processes, and what reads ahead is a thread. */
+    enum err e = ring ? open_sink(p, at, &sink, info) : ERR_MEMORY;
 
-    if (e)
+    if (e) {
+        blob_feed_ring_free(ring);
         return e;
+    }
     blob_move_start(&move, p->watch, at, p->size);
-    e = blob_feed_start(&feed, p->fd, at, blob_move_piece(&move), hash, info);
+    e = blob_feed_start(
+        &feed, &(struct blob_feed_from){ p->fd, at, blob_move_piece(&move), ring }, hash,
+        info);
     if (e == ERR_OK)
-        e = send_pieces(p, feed, &f, at, info);
-    enum err closed = smb_file_close(&f, e ? NULL : info);
-    if (e == ERR_OK)
-        e = closed;
+        e = send_pieces(&move, feed, &sink, info);
+    e = close_sink(&sink, &move, e, info);
     if (e == ERR_OK)
         blob_feed_digest(feed, out);
     blob_feed_free(feed);
+    blob_feed_ring_free(ring);
     return e;
 }
 

@@ -55,6 +55,11 @@ bool smb_is_lost(const struct smb *s)
     return s->lost;
 }
 
+void smb_mark_lost(struct smb *s)
+{
+    s->lost = true;
+}
+
 void smb_pin(struct smb *s, bool on)
 {
     s->pinned = on;
@@ -430,7 +435,13 @@ enum err smb_connect(struct smb **out, const struct smb_options *options,
     if (!s)
         return err_set(info, ERR_MEMORY, 0, "connect");
     s->cred = *o.cred;
+    s->options = *options;
+    s->options.cred = &s->cred;
+    s->options.share = s->share;
     enum err e = parse_share(&s->url, o.share, info);
+    if (e == ERR_OK && !str_copy(s->share, sizeof(s->share), str_of(o.share)))
+        e = err_set(info, ERR_CONFIG, 0, "share: longer than %zu bytes",
+                    sizeof(s->share));
     if (e == ERR_OK && o.encrypt)
         e = demand_encryption(s, &o, info);
     if (e == ERR_OK)
@@ -449,6 +460,11 @@ enum err smb_connect(struct smb **out, const struct smb_options *options,
     s->lost = false;
     *out = s;
     return ERR_OK;
+}
+
+enum err smb_connect_like(struct smb **out, const struct smb *like, struct err_info *info)
+{
+    return smb_connect(out, &like->options, info);
 }
 
 void smb_free(struct smb *s)

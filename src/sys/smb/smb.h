@@ -48,10 +48,16 @@ struct smb; /* a connection */
  */
 MUST_USE enum err smb_connect(struct smb **out, const struct smb_options *o,
                               struct err_info *info);
+/* Another connection with the options of that one; for a process of its own, too, which was
+ * forked from the one that has made it. */
+MUST_USE enum err smb_connect_like(struct smb **out, const struct smb *like,
+                                   struct err_info *info);
 void smb_free(struct smb *s);
 
 /* Has a call seen the connection fail?  Then free it and connect again. */
 bool smb_is_lost(const struct smb *s);
+/* Another connection to the same server was: this one is thought to be, too. */
+void smb_mark_lost(struct smb *s);
 /* While pinned nothing goes over a connection that the library makes anew: it fails as lost. */
 void smb_pin(struct smb *s, bool on);
 /* Connections made so far: libsmbclient may replace a dead one within a call, which then
@@ -122,6 +128,8 @@ MUST_USE enum err smb_file_open_at(struct smb_file *out, struct smb *s, const ch
                                    uint64_t at, struct err_info *info);
 MUST_USE enum err smb_file_write(struct smb_file *f, struct str bytes,
                                  struct err_info *info);
+/* The next write or read is there. */
+MUST_USE enum err smb_file_seek(struct smb_file *f, uint64_t at, struct err_info *info);
 /* *out_n is 0 at the end. */
 MUST_USE enum err smb_file_read(struct smb_file *f, void *buf, size_t size, size_t *out_n,
                                 struct err_info *info);

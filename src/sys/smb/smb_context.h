@@ -18,6 +18,8 @@ struct smb {
     SMBCCTX *ctx;
     struct smb_cred cred;
     struct smb_url url;
+    struct smb_options options; /* its pointers: to cred and share */
+    char share[SMB_SHARE_BYTES];
     smbc_check_server_fn check; /* libsmbclient's own */
     bool pinned; /* no request may go over a connection that is not there yet */
     bool lost;

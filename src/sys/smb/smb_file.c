@@ -54,6 +54,18 @@ enum err smb_file_open_at(struct smb_file *out, struct smb *s, const char *name,
     return open_at(out, s, name, O_RDONLY, at, info);
 }
 
+enum err smb_file_seek(struct smb_file *f, uint64_t at, struct err_info *info)
+{
+    struct smb *s = f->smb;
+
+    if (at > INT64_MAX)
+        return err_set(info, ERR_INVALID, 0, "%s has no byte %llu", f->name,
+                       (unsigned long long)at);
+    if (smbc_getFunctionLseek(s->ctx)(s->ctx, f->handle, (off_t)at, SEEK_SET) < 0)
+        return smb_failed(s, errno, "seek in", f->name, info);
+    return ERR_OK;
+}
+
 enum err smb_file_write(struct smb_file *f, struct str bytes, struct err_info *info)
 {
     return smb_write(f->smb, f->handle, f->name, bytes, info);
