@@ -149,9 +149,9 @@ static const char *const lease_members[] = {
     "\"down_ms\":0",      "\"moves\":0",
 };
 static const char *const node_members[] = {
-    "\"node\":\"node-a\"",   "\"incarnation\":1",   "\"seq\":2",
-    "\"known_epoch\":3",     "\"hold_ms\":1500",    "\"ready\":true",
-    "\"maintenance\":false", "\"state\":\"ready\"",
+    "\"node\":\"node-a\"", "\"incarnation\":1",     "\"seq\":2",
+    "\"known_epoch\":3",   "\"hold_ms\":1500",      "\"ready\":true",
+    "\"fit\":true",        "\"maintenance\":false", "\"state\":\"ready\"",
 };
 
 /* A body of all members, but number `but` as `instead`. */
@@ -220,6 +220,7 @@ static void a_node_record_without_one_of_its_members_is_corrupt(void **state)
     assert_int_equal(decode_node(0, "\"node\":\"node-b\""), ERR_CORRUPT);
     assert_int_equal(decode_node(4, "\"hold_ms\":0"), ERR_CORRUPT);
     assert_int_equal(decode_node(5, "\"ready\":1"), ERR_CORRUPT);
+    assert_int_equal(decode_node(6, "\"fit\":1"), ERR_CORRUPT);
 }
 
 static enum err check_cluster(const char *body, const char *name)
