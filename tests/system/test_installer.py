@@ -87,6 +87,17 @@ def test_one_command_installs_and_enrols(scene):
     assert left.stdout == "", "the token is left somewhere"
 
 
+def postinst(fresh):
+    """What it says, and what it has systemctl do, as if systemd ran here."""
+    fresh.run("mkdir", "-p", "/run/systemd/system")
+    fresh.write("/root/systemctl", '#!/bin/sh\necho "$@" >>/root/systemctl.log\n', 0o755)
+    fresh.run("rm", "-f", "/root/systemctl.log")
+    done = fresh.run("unshare", "-m", "sh", "-ec", "mount --bind /root/systemctl /usr/bin/systemctl;"
+                     "/var/lib/dpkg/info/redoubt-agent.postinst configure ''")
+    fresh.run("rm", "-r", "/run/systemd")
+    return done.stderr, fresh.read("/root/systemctl.log").splitlines()
+
+
 def test_the_package_waits_for_a_server_that_is_away(scene):
     fresh = scene.host(plan.FRESH)
     told = installer(scene, "--base", BASE)
@@ -101,12 +112,24 @@ def test_the_package_waits_for_a_server_that_is_away(scene):
     assert (mode.st_mode & 0o777, mode.st_uid) == (0o600, 0)
     assert fresh.run("setpriv", "--reuid", "nobody", "--clear-groups", "cat", BROUGHT,
                      check=False).returncode != 0
+    fresh.run("cp", "-p", BROUGHT, "/root/brought")
+    fresh.run("chmod", "644", BROUGHT)           # a reason to fail at once
+    said, asked = postinst(fresh)
+    assert "goes on trying" in said and asked == [
+        "daemon-reload", "enable redoubt-agent.service redoubt-agent-enrol.service",
+        "--no-block start redoubt-agent-enrol.service"]
+    fresh.run("chmod", "600", BROUGHT)
     before = len(device(scene))
     with fresh.popen("redoubt-agent", "enrol", "--wait", "--from", BROUGHT) as waiting:
         scene.lab.heal()
         assert waiting.wait(60) == 0
     assert not os.path.exists(fresh.file(BROUGHT))
     assert len(device(scene)) == before + 1
+    fresh.run("cp", "-p", "/root/brought", BROUGHT)
+    said, asked = postinst(fresh)
+    assert not os.path.exists(fresh.file(BROUGHT)), said
+    assert asked[1:] == ["enable redoubt-agent.service redoubt-agent-enrol.service",
+                         "--no-block start redoubt-agent.service"]
 
 
 def test_links_are_made_for_packages_by_name_version_and_id(scene):
