@@ -14,10 +14,14 @@ BUILT = {1: 1624388302, 2: 1624395301, 3: 1624408809, 4: 1624411776, 5: 16244119
 
 
 @functools.lru_cache(maxsize=None)
+def _fetched():
+    return subprocess.run([os.path.join(TOP, "tools/signature-fixtures")], capture_output=True,
+                          text=True, check=False, timeout=300)
+
+
 def genuine():
     """The folder with test-1.cvd to test-6.cvd and test-2.cdiff to test-6.cdiff; or skips."""
-    got = subprocess.run([os.path.join(TOP, "tools/signature-fixtures")], capture_output=True,
-                         text=True, check=False, timeout=300)
+    got = _fetched()
     if got.returncode == 77:
         pytest.skip(got.stderr.strip().splitlines()[-1])
     assert got.returncode == 0, got.stderr
