@@ -462,7 +462,8 @@ BEGIN
         PERFORM redoubt.api_refuse(400, 'databases is wrong',
             'It must be a list of 1 to 16 names: main, daily, bytecode.', '');
     END IF;
-    s.databases := ARRAY(SELECT DISTINCT jsonb_array_elements_text(list));
+    s.databases := ARRAY(SELECT n FROM jsonb_array_elements_text(list) WITH ORDINALITY AS e (n, i)
+                         GROUP BY n ORDER BY min(i));
     s.interval_min := redoubt.signature_number(body, 'interval_min', 10, 10080);
     s.keep := redoubt.signature_number(body, 'keep', 0, 500);
     s.warning_h := redoubt.signature_number(body, 'warning_h', 0, 8760);

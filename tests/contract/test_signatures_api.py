@@ -199,6 +199,12 @@ def test_a_wrong_source_is_refused(api, body):
     assert api.call("PUT", "/v1/signatures/source", body).status == 400
 
 
+def test_the_source_is_told_as_it_was_given(api, sql):
+    names = ["main", "daily", "bytecode", "daily"]
+    answer = api.call("PUT", "/v1/signatures/source", {"url": "http://m/s", "databases": names})
+    assert answer.json["databases"] == due(sql)["databases"] == names[:3]
+
+
 def test_a_password_of_a_proxy_is_kept_and_not_told(api, sql):
     url = "http://me:secret@proxy:3128"
     for given in (url, "http://me:***@proxy:3128"):
