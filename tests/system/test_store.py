@@ -108,3 +108,42 @@ def test_a_damaged_copy_is_reported_and_healed(scene):
         assert file.read() == b"precious" * 1000
     scene.lab.wait_for(lambda: "content_damaged" in scene.alarms(scene.passive), 10, "an alarm")
     scene.expect_stay()
+
+
+def parts(scene):
+    """Sizes of the uploads that are on their way, as they lie on the file server."""
+    folder = scene.lab.places.at("share", "data") + "/upload"
+    if not os.path.isdir(folder):
+        return []
+    return [os.stat(f"{folder}/{name}").st_size for name in os.listdir(folder)
+            if name.endswith(".part")]
+
+
+def test_a_package_whose_node_dies_in_the_upload_is_published_from_the_other_one(scene):
+    body = os.urandom(8 << 20)
+    words = ("redoubt", "package", "publish", "/root/app.bin", "--name", "app", "--version", "1",
+             "--json")
+    for node in plan.NODES:
+        with open(scene.host(node).file("/root/app.bin"), "wb") as file:
+            file.write(body)
+    slow = scene.host(scene.active)
+    slow.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "20mbit", "burst", "64kb",
+             "latency", "100ms")
+    scene.later(lambda: slow.is_on() and slow.run("tc", "qdisc", "del", "dev", "eth0", "root",
+                                                  check=False))
+    before = len(parts(scene))
+    with slow.popen(*words):
+        scene.lab.wait_for(lambda: len(parts(scene)) > before and max(parts(scene)) > 1 << 20, 30,
+                           "the upload is on its way", 0.02)
+        slow.power_off()
+    scene.expect_switch()
+    other = scene.host(scene.passive)
+    assert json.loads(other.run("redoubt", "package", "list", "--json").stdout)["items"] == []
+    made = json.loads(other.run(*words).stdout)
+    again = json.loads(other.run(*words).stdout)
+    assert made == again, "done twice it is done once"
+    scene.lab.wait_for(lambda: os.path.exists(other.file(
+        f"/var/lib/redoubt/store/current/{made['path']}")), 60, "the node shows it")
+    assert fetched(scene, made["path"]) == body
+    assert json.loads(other.run("redoubt", "store", "verify", "--json").stdout)["problems"] == []
+    other.run("redoubt", "package", "remove", "app", "--yes")

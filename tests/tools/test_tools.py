@@ -30,6 +30,8 @@ def write(path, text):
     ("base/a.c", '#include "wire/record.h"', "may not include wire"),
     ("run/a.c", "#include <sys/socket.h>", "pure"),
     ("sys/smb/a.c", '#include "sys/net/net.h"', "neighbour"),
+    ("sys/smb/a.c", '#include "sys/blob/blob.h"', "neighbour"),
+    ("sys/blob/a.c", '#include "sys/net/net.h"', "neighbour"),
     ("sys/smb/a.c", '#include "core/cluster/node.h"', "may not include core"),
     ("app/node/a.c", '#include "app/ctl/ctl.h"', "neighbour"),
     ("sys/smb/a.c", '#include "smb.h"', "path below src"),
@@ -48,6 +50,7 @@ def test_layers_sees(tmp_path, file, line, word):
     ("core/cluster/a.c", "#include <stdint.h>"),
     ("sys/smb/a.c", '#include "sys/log/log.h"'),
     ("sys/smb/a.c", "#include <unistd.h>"),
+    ("sys/blob/a.c", '#include "sys/smb/smb.h"'),
     ("app/node/a.c", '#include "run/node_run.h"'),
 ])
 def test_layers_allows(tmp_path, file, line):
