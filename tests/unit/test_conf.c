@@ -398,6 +398,25 @@ static void a_file_that_is_not_there_says_so(void **state)
     assert_true(blamed(0, "longer than"));
 }
 
+static void a_service_is_found_by_name_or_by_the_address_of_the_cluster(void **state)
+{
+    static struct conf c;
+    char out[64];
+
+    (void)state;
+    assert_false(conf_address_of(&c, "[::]:8061", out, sizeof(out)));
+    (void)snprintf(c.address.ipv6, sizeof(c.address.ipv6), "fd00::1/64");
+    assert_true(conf_address_of(&c, "[::]:8061", out, sizeof(out)));
+    assert_string_equal(out, "[fd00::1]:8061");
+    (void)snprintf(c.address.ipv4, sizeof(c.address.ipv4), "10.0.0.1/24");
+    assert_true(conf_address_of(&c, "0.0.0.0:80", out, sizeof(out)));
+    assert_string_equal(out, "10.0.0.1:80");
+    (void)snprintf(c.trust.names, sizeof(c.trust.names), "redoubt.example, other");
+    assert_true(conf_address_of(&c, "[::]:8061", out, sizeof(out)));
+    assert_string_equal(out, "redoubt.example:8061");
+    assert_false(conf_address_of(&c, "", out, sizeof(out)));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -414,6 +433,7 @@ int main(void)
         cmocka_unit_test(the_machine_is_compared_with_the_file),
         cmocka_unit_test(the_agent_has_its_own_file),
         cmocka_unit_test(a_file_that_is_not_there_says_so),
+        cmocka_unit_test(a_service_is_found_by_name_or_by_the_address_of_the_cluster),
     };
 
     return cmocka_run_group_tests_name("conf", tests, NULL, NULL);

@@ -537,8 +537,7 @@ static json_t *json_one(const struct listed *l)
 static int list(struct ctl *c, const struct share *s)
 {
     static struct ca_pem shared;
-    struct listed all[SECRETS + 2] = { [SECRETS] = { .name = "server.pem" },
-                                       [SECRETS + 1] = { .name = "web.pem" } };
+    struct listed all[SECRETS + 2] = { 0 };
     struct err_info info = { .what = "" };
     json_t *out = json_array();
     int r = CTL_OK;
@@ -552,6 +551,8 @@ static int list(struct ctl *c, const struct share *s)
         look_here(c, &all[i], e == ERR_OK ? &shared : NULL);
         ca_pem_wipe(&shared);
     }
+    all[SECRETS].name = "server.pem";
+    all[SECRETS + 1].name = "web.pem";
     look_here(c, &all[SECRETS], NULL);
     look_here(c, &all[SECRETS + 1], NULL);
     for (size_t i = 0; i < LEN(all); i++) {
