@@ -105,12 +105,16 @@ $$;
 
 -- The package of that name and version for a platform, if it is there for everybody.
 CREATE FUNCTION redoubt.package_for(name text, version text, platform text)
-RETURNS redoubt.package LANGUAGE sql STABLE AS $$
-    SELECT p FROM redoubt.package p
+RETURNS redoubt.package LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found redoubt.package;
+BEGIN
+    SELECT p.* INTO found FROM redoubt.package p
     WHERE p.name = package_for.name AND p.version = package_for.version
       AND p.platform IN (package_for.platform, 'all') AND p.visibility = 'public'
-    ORDER BY p.platform = 'all' LIMIT 1
-$$;
+    ORDER BY p.platform = 'all' LIMIT 1;
+    RETURN found;
+END $$;
 
 -- The row that says what a device is to have: the newest one that says anything.
 -- (PL/pgSQL keeps the plans of its statements: this is asked for each device that connects.)
@@ -218,35 +222,41 @@ END $$;
 -- "error"}]}.  Answers nothing.
 CREATE FUNCTION redoubt.x_packages(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    t record;
+    word record;
 BEGIN
     PERFORM redoubt.check_epoch();
+    -- Most say what they said before: nothing is written then.  A device tells all that it has;
+    -- one that makes up names keeps the last ones only.
+    WITH told AS MATERIALIZED (
+        SELECT DISTINCT ON (1, 2) (i.item ->> 'device')::uuid AS device, s.s ->> 'name' AS name,
+               (i.item #>> '{packages,takes}')::boolean AS takes, s.s ->> 'has' AS has
+        FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n),
+             jsonb_array_elements(i.item #> '{packages,list}') AS s (s)
+        ORDER BY 1, 2, i.n DESC
+    ), gone AS (
+        DELETE FROM redoubt.device_package p USING (SELECT DISTINCT d.device FROM told d) d
+        WHERE p.device_id = d.device AND NOT EXISTS (
+            SELECT FROM told t WHERE t.device = p.device_id AND t.name = p.name))
     INSERT INTO redoubt.device_package AS p (device_id, name, takes, version)
-    SELECT DISTINCT ON (1, 2) (i.item ->> 'device')::uuid, s.s ->> 'name',
-           (i.item #>> '{packages,takes}')::boolean, s.s ->> 'has'
-    FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n),
-         jsonb_array_elements(i.item #> '{packages,list}') AS s (s)
-    WHERE EXISTS (SELECT FROM redoubt.device d WHERE d.id = (i.item ->> 'device')::uuid)
-    ORDER BY 1, 2, i.n DESC
+    SELECT t.device, t.name, t.takes, t.has FROM told t JOIN redoubt.device d ON d.id = t.device
+    WHERE NOT EXISTS (SELECT FROM redoubt.device_package o
+                      WHERE o.device_id = t.device AND o.name = t.name
+                        AND o.takes = t.takes AND o.version = t.has)
+    ORDER BY 1, 2
     ON CONFLICT (device_id, name) DO UPDATE
-    SET takes = excluded.takes, version = excluded.version, at = now()
-    WHERE (p.takes, p.version) IS DISTINCT FROM (excluded.takes, excluded.version);
-    -- A device tells all that it has; one that makes up names keeps the last ones only.
-    DELETE FROM redoubt.device_package p
-    USING jsonb_array_elements(items) AS i (item)
-    WHERE p.device_id = (i.item ->> 'device')::uuid
-      AND NOT EXISTS (SELECT FROM jsonb_array_elements(items) AS o (item),
-                                  jsonb_array_elements(o.item #> '{packages,list}') AS s (s)
-                      WHERE o.item ->> 'device' = i.item ->> 'device'
-                        AND s.s ->> 'name' = p.name);
+    SET takes = excluded.takes, version = excluded.version, at = now();
 
-    FOR t IN SELECT (i.item ->> 'device')::uuid AS device, s.s AS told
-             FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n),
-                  jsonb_array_elements(i.item #> '{packages,list}') AS s (s)
-             WHERE EXISTS (SELECT FROM redoubt.rollout_device x
-                           WHERE x.device_id = (i.item ->> 'device')::uuid)
-             ORDER BY 1, i.n LOOP
-        PERFORM redoubt.rollout_told(t.device, t.told);
+    FOR word IN
+        SELECT (i.item ->> 'device')::uuid AS device, s.s AS told
+        FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n),
+             jsonb_array_elements(i.item #> '{packages,list}') AS s (s)
+        WHERE s.s ->> 'hash' <> ''
+          AND EXISTS (SELECT FROM redoubt.rollout_device x
+                      WHERE x.device_id = (i.item ->> 'device')::uuid
+                        AND (x.state IN ('offered', 'downloading', 'installing', 'returning')
+                             OR s.s ->> 'state' = 'failed'))
+        ORDER BY 1, i.n LOOP
+        PERFORM redoubt.rollout_told(word.device, word.told);
     END LOOP;
 END $$;
 
