@@ -368,7 +368,8 @@ def test_what_nothing_refers_to_is_collected_when_it_is_old(empty, deb, large):
                                               "leavings_removed": 0, "leavings_bytes": 0}
     assert len(empty.on_share("blob")) == 3 and os.path.exists(stale)
     old = time.time() - 2 * 86400
-    for path in (stale, *(empty.blob(b) for b in empty.on_share("blob"))):
+    clock = f"{empty.files.folder}/data/upload/clock"  # what ages are told by
+    for path in (clock, stale, *(empty.blob(b) for b in empty.on_share("blob"))):
         os.utime(path, (old, old))
     empty.fenced("UPDATE redoubt.blob SET added_at = added_at - interval '2 days'")
     told = empty.json("store", "collect")

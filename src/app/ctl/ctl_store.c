@@ -369,7 +369,8 @@ static int interrupted(struct ctl *c)
 {
     return ctl_fail(c, CTL_FAILED,
                     &(struct ctl_problem){ "interrupted", "It was interrupted", NULL,
-                                           "Nothing was changed." });
+                                           "What was repaired stays so; begin again "
+                                           "to read the rest." });
 }
 
 static int read_all(struct table *t, struct publish *p)

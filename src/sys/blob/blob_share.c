@@ -136,14 +136,13 @@ enum err blob_share_remove(struct smb *s, const struct blob_id *id, blob_is_know
     return e ? e : settle(s, id, known, arg, removed, info);
 }
 
-/* The present time by the server's clock. */
+/* The present time by the server's clock.  The file stays: another one may be at it, too. */
 static enum err server_now(struct smb *s, int64_t *out, struct err_info *info)
 {
     struct smb_entry clock;
-    enum err e = smb_remove(s, clock_name, info);
+    enum err e =
+        smb_put(s, clock_name, STR("Its time is the time of the server.\n"), info);
 
-    if (e == ERR_OK || e == ERR_NOT_FOUND)
-        e = smb_put(s, clock_name, STR("Its time is the time of the server.\n"), info);
     if (e == ERR_OK)
         e = smb_stat(s, clock_name, &clock, info);
     if (e == ERR_OK)
