@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -115,13 +116,13 @@ def service(database, certificates, vendor):
 
 
 def request(service, certificates, name, method="POST", path="/v1/activate", body=None,
-            timeout=6):
+            timeout=6, source=None):  # pylint: disable=too-many-arguments
     """(status, answer) or None if there was no TLS connection or no answer."""
     context = ssl.create_default_context(cafile=certificates.path("ca.pem"))
     if name:
         context.load_cert_chain(certificates.path(name + ".pem"), certificates.path(name + ".key"))
     link = http.client.HTTPSConnection("127.0.0.1", service.listen_port, context=context,
-                                       timeout=timeout)
+                                       timeout=timeout, source_address=source)
     if body is None:
         body = json.dumps({"device": certificates.devices.get(name, "")})
     with contextlib.closing(link):
@@ -255,6 +256,19 @@ def test_bad_requests_are_refused_and_harm_nobody(service, certificates, vendor)
     for method, path in (("GET", "/v1/activate"), ("POST", "/"), ("PUT", "/v1/health")):
         assert refused(request(service, certificates, "d1", method, path))[0] == 400
     assert request(service, certificates, "d1")[0] == 200
+
+
+def test_one_address_cannot_keep_the_others_out(service, certificates, vendor):
+    service.install(vendor.sign())
+    service.active(EPOCH[0])
+    links = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(520):
+            links.append(stack.enter_context(socket.socket()))
+            links[-1].connect(("127.0.0.1", service.listen_port))
+        # Well within the time after which idle connections are closed.
+        assert request(service, certificates, "d2", timeout=6, source=("127.0.0.2", 0))[0] == 200
+    world.eventually("and those again", lambda: request(service, certificates, "d1"))
 
 
 def test_only_the_active_node_that_holds_the_lease_answers(service, certificates, vendor):

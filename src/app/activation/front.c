@@ -94,7 +94,8 @@ static enum MHD_Result send_answer(struct call *k)
     if (MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json") ==
             MHD_YES &&
         (k->reply.retry_after_s == 0 ||
-         MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, seconds) == MHD_YES))
+         (MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, seconds) == MHD_YES &&
+          MHD_add_response_header(r, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES)))
         done = MHD_queue_response(k->connection, k->reply.status, r);
     MHD_destroy_response(r);
     return done;
@@ -272,6 +273,7 @@ static enum err start(struct front *f, int fd, struct err_info *info)
         MHD_OPTION_HTTPS_MEM_KEY, f->key.data, MHD_OPTION_HTTPS_MEM_TRUST, f->ca.data,
         MHD_OPTION_HTTPS_PRIORITIES, "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-RSA",
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)FRONT_CONNECTIONS_MAX,
+        MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)FRONT_ADDRESS_MAX,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)FRONT_IDLE_S,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)16384, MHD_OPTION_NOTIFY_COMPLETED,
         on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection, NULL,

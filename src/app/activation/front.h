@@ -7,7 +7,7 @@
  *           called exactly once for it: from within, or later.  front_close() only when
  *           every request was answered.
  * Shape     A body of at most FRONT_BODY_MAX bytes, FRONT_CONNECTIONS_MAX connections,
- *           each idle for at most FRONT_IDLE_S.
+ *           FRONT_ADDRESS_MAX of one address, each idle for at most FRONT_IDLE_S.
  * Safety    Whoever has no certificate of the authority has no device; the handler decides
  *           what such a one may see.  TLS 1.2 or later.  The certificate is verified once a
  *           connection.
@@ -22,7 +22,13 @@
 #include "base/str.h"
 #include "sys/tls/tls.h"
 
-enum { FRONT_BODY_MAX = 4096, FRONT_CONNECTIONS_MAX = 512, FRONT_IDLE_S = 10 };
+enum {
+    FRONT_BODY_MAX = 4096,
+    FRONT_CONNECTIONS_MAX = 512,
+    FRONT_ADDRESS_MAX =
+        256, /* of them from one address: nobody keeps all the others out */
+    FRONT_IDLE_S = 10
+};
 
 struct front_request {
     const char *method, *path;

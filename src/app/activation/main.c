@@ -144,7 +144,7 @@ static void status_tell(struct activation *a)
 
     seats(a, &used, &all);
     if (!a->active)
-        (void)redoubt_service_status(a->service, "standby, licence %s, database %s",
+        (void)redoubt_service_status(a->service, "standby, licence file %s, database %s",
                                      licence, database);
     else
         (void)redoubt_service_status(
@@ -249,8 +249,11 @@ static int on_sweep(sd_event_source *source, uint64_t us, void *arg)
 
     (void)us;
     jobs_sweep(a, false, REFUSED_DATABASE);
-    if (boot_ms() - a->synced_ms >= SYNC_MS)
+    if (boot_ms() - a->synced_ms >= SYNC_MS) {
+        licences_file(a);
+        a->synced_ms = boot_ms();
         a->sync_due = true;
+    }
     pump(a);
     status_tell(a);
     (void)sd_event_source_set_time_relative(source, SWEEP_MS * 1000u);
