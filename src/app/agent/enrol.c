@@ -245,9 +245,9 @@ static int issued(struct enrol *n, const json_t *answer)
     if (n->from)
         (void)unlink(n->from); /* best effort: its token has served */
     (void)snprintf(words, sizeof(words),
-                   "This device is enrolled: %.36s, server %.200s.\n"
-                   "Start the agent: systemctl restart redoubt-agent",
-                   device, n->conf.agent.server);
+                   "This device is enrolled: %.36s, server %.200s.%s", device,
+                   n->conf.agent.server,
+                   n->from ? "" : "\nStart the agent: systemctl restart redoubt-agent");
     return told(n, "issued", device, words);
 }
 
