@@ -1,6 +1,7 @@
 """The agent replaces itself with what the server offers, or stays as it is and says why.  The
 packages are installed by the real dpkg, into a root of their own that the agent runs from."""
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -287,6 +288,18 @@ def test_an_agent_that_dies_while_it_is_replaced_does_not_matter(make, server, w
     os.remove(device.slow)
     assert ends(server, INSTALLED)[:3] == (INSTALLED, NEW, NEW)
     assert device.installed() == [NEW], "once"
+
+
+def test_another_installation_is_waited_for(make, server, web, shelf, signer):
+    device = make()
+    with open(os.path.join(device.root, "var/lib/dpkg/lock-frontend"), "w",
+              encoding="ascii") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        offer(server, signer, web, shelf[NEW])
+        eventually("it tries again", lambda: device.installed() == [NEW, NEW], 20)
+        assert statuses(server)[-1][0] == INSTALLING
+    ends(server, INSTALLED)
+    assert set(device.installed()) == {NEW} and device.has()[0] == NEW
 
 
 def test_a_download_goes_on_where_it_broke(make, server, web, shelf, signer):

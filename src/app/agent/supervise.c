@@ -17,6 +17,9 @@
 
 enum {
     INSTALL_S = 600,
+    DPKG_TROUBLE = 2, /* dpkg(1): among others, somebody else has the lock */
+    LOCKED_MS = 2000,
+    LOCKED_TRIES = 300,
     ASK_S = 20,
     LOOK_MS = 200,
     ANSWER_S = 2,
@@ -147,6 +150,7 @@ static void environment(void)
     (void)setenv("LC_ALL", "C.UTF-8", 1);
 }
 
+/* ERR_STATE: another installation is going on; later. */
 static enum err install(const struct order *o, const char *file, struct err_info *info)
 {
     struct worker w = { .ended = true }; /* nobody to listen to */
@@ -168,7 +172,9 @@ static enum err install(const struct order *o, const char *file, struct err_info
     if (e == ERR_OK && code != 0) {
         size_t tail = strlen(output) > 150 ? strlen(output) - 150 : 0;
 
-        e = err_set(info, ERR_IO, 0, "%s ends with %d: %s", argv[0], code, output + tail);
+        e = err_set(info,
+                    code == DPKG_TROUBLE && strstr(output, "lock") ? ERR_STATE : ERR_IO,
+                    0, "%s ends with %d: %s", argv[0], code, output + tail);
     }
     return e;
 }
@@ -347,6 +353,10 @@ static void begin(const struct order *o)
 
     outcome_set(o, OUTCOME_INSTALLING, "");
     enum err e = install(o, job_text(o->j, "package"), &info);
+    for (uint32_t n = 0; e == ERR_STATE && n < LOCKED_TRIES; n++) {
+        wait_ms(LOCKED_MS);
+        e = install(o, job_text(o->j, "package"), &info);
+    }
     if (e == ERR_OK)
         e = ask_program(o, job_text(o->j, "version"), &info);
     if (e != ERR_OK) {
