@@ -354,7 +354,7 @@ static void an_answer_twice_is_given_once(void **state)
     faked("twice");
     /* contract_take() would fail the test if it took the second one */
     for (uint32_t i = 1; i <= 3; i++) {
-        assert_int_equal(poll_1(), ERR_OK);
+        works_again(); /* a busy machine may need more than its timeout to start the next */
         while (one.replaced < i)
             keeper_end_pump(&one);
     }
