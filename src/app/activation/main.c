@@ -147,13 +147,14 @@ static void status_tell(struct activation *a)
         (void)redoubt_service_status(a->service, "standby, licence file %s, database %s",
                                      licence, database);
     else
-        (void)redoubt_service_status(
-            a->service,
-            "active epoch=%" PRIu64 " licence=%s seats=%" PRIu64 "/%" PRIu64
-            " granted=%" PRIu64 " cached=%" PRIu64 " refused=%" PRIu64
-            " vendor=%s clock=%s database=%s",
-            a->epoch, licence, used, all, a->granted, a->cached, a->refused,
-            vendor_word(a), a->clock_suspect ? "suspect" : "ok", database);
+        (void)redoubt_service_status(a->service,
+                                     "active epoch=%" PRIu64 " licence=%s seats=%" PRIu64
+                                     "/%" PRIu64
+                                     " vendor=%s clock=%s database=%s granted=%" PRIu64
+                                     " cached=%" PRIu64 " refused=%" PRIu64,
+                                     a->epoch, licence, used, all, vendor_word(a),
+                                     a->clock_suspect ? "suspect" : "ok", database,
+                                     a->granted, a->cached, a->refused);
 }
 
 static void standby(struct activation *a)
