@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from device_world import AGENT, Certificates, eventually
+from device_world import AGENT, Certificates, eventually, parse
 from package_world import (BACK, BROKEN, DOWNLOADING, INSTALLED, INSTALLING, INSTALL_FAILED,
                            SILENT, Signer, Web, available, build_deb, statuses)
 from server_world import Server
@@ -288,6 +288,32 @@ def test_an_agent_that_dies_while_it_is_replaced_does_not_matter(make, server, w
     os.remove(device.slow)
     assert ends(server, INSTALLED)[:3] == (INSTALLED, NEW, NEW)
     assert device.installed() == [NEW], "once"
+
+
+def test_another_offer_waits_until_the_first_has_ended(make, server, web, shelf, signer):
+    device = make()
+    open(device.slow, "w", encoding="ascii").close()
+    offer(server, signer, web, shelf[NEW])
+    eventually("it is being installed", lambda: device.installed() == [NEW], 20)
+    with open(shelf[OLD], "rb") as file:
+        data = file.read()
+    back = available("redoubt-agent", OLD, web.url(shelf[OLD]), hashlib.sha256(data).digest(),
+                     signer.sign(data), headers=[BACK], order=b"2")
+
+    def insist(message, first):
+        """As the real one does: whoever tells another hash is offered it again."""
+        told = parse(message[8][0]).get(1) if 8 in message else None
+        fresh = told and OLD.encode() not in parse(parse(told[0])[2][0]).get(4, [])
+        return server.usual(message, first) + ([back] if fresh else [])
+
+    server.answer = insist
+    server.say(back)
+    before = len(server.messages)
+    server.say(back)
+    os.remove(device.slow)
+    eventually("the old one is back", lambda: statuses(server)[-1][:3] == (INSTALLED, OLD, OLD), 30)
+    assert device.installed() == [NEW, OLD]
+    assert len(server.messages) - before < 60, "no ping-pong"
 
 
 def test_another_installation_is_waited_for(make, server, web, shelf, signer):

@@ -235,8 +235,8 @@ void upgrade_offer(struct agent *a, const struct opamp_packages *set)
         u->tell = true; /* the server did not know yet */
     else if (u->step != STEP_INSTALLING)
         accept(u, set, p);
-    else
-        u->tell = true; /* first things first; it is offered again when this has ended */
+    /* else first things first.  How that ended is told, and then this is offered again; to
+     * tell now would have it offered again now, for ever. */
 }
 
 /* --- the download --------------------------------------------------------------------------- */
