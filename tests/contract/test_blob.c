@@ -17,7 +17,7 @@
 #include "smbd.h"
 #include "sys/blob/blob.h"
 
-enum { SIZE = 9 * 1024 * 1024 + 123 }; /* three pieces */
+enum { SIZE = 9 * 1024 * 1024 + 123 }; /* some pieces and a bit */
 
 static struct smbd server;
 static struct smb_cred cred;

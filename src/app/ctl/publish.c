@@ -12,7 +12,7 @@
 #include "app/ctl/manage.h"
 
 enum {
-    SHARE_MS = 30000, /* one exchange is a piece of 4 MiB here, over whatever line */
+    SHARE_MS = 30000, /* one exchange is a piece of 2 MiB here, over whatever line */
     TRIES = 20, /* connections that were lost one after the other, without progress */
     NAP_MS = 1000,
     REDRAW_MS = 200

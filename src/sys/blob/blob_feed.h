@@ -12,7 +12,8 @@
 
 #include "sys/blob/blob_private.h"
 
-enum { BLOB_FEED = 4 };
+/* One piece is filled while two are on their way; more would only leave the caches. */
+enum { BLOB_FEED = 3 };
 
 struct blob_feed;
 

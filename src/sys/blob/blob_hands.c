@@ -9,7 +9,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sys/blob/blob_feed.h"
+
 enum { LOOK_MS = 200 };
+
+static_assert((int)BLOB_FEED > (int)BLOB_HANDS,
+              "a piece must be free while all hands are busy");
 
 struct order {
     const char *bytes; /* in the shared memory, which lies at the same place in a hand */
