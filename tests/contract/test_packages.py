@@ -41,7 +41,7 @@ store = {dir}/store
 """
 # The same folder, but the server says that of 16 MiB half are free.
 SMALL = "[small]\npath = {dir}/data\nread only = no\ndfree command = {dir}/dfree\n"
-SIZE = 40 * 1024 * 1024
+SIZE = 32 * 1024 * 1024
 
 
 class World:
@@ -283,28 +283,41 @@ def test_a_full_share_is_refused_before_anything_is_there(empty, large):
     assert empty.json("package", "list")["items"] == []
 
 
-def test_ctrl_c_ends_it_in_order_and_the_next_goes_on(empty, large):
-    argv = empty.argv("package", "publish", large, "--name", "a", "--version", "1", "--json")
-    group = empty.files.process.pid
+def part(world):
+    """How much of an upload is on the share."""
+    for name in world.on_share("upload"):
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.getsize(f"{world.files.folder}/data/upload/{name}")
+    return 0
 
-    def part():
-        for name in empty.on_share("upload"):
-            return os.path.getsize(f"{empty.files.folder}/data/upload/{name}")
-        return 0
 
+def interrupt_upload(world, argv):
+    """Ctrl-C while the server stands still in the middle; (code, stdout), or None if the upload was
+    faster than this process."""
+    group = world.files.process.pid
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 30
-        while part() == 0 and time.monotonic() < end:
+        while part(world) == 0 and process.poll() is None and time.monotonic() < end:
             pass
         os.killpg(group, signal.SIGSTOP)
         process.send_signal(signal.SIGINT)
         os.killpg(group, signal.SIGCONT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 1, (out, err)
-    assert json.loads(out)["error"]["id"] == "interrupted"
-    assert 0 < part() < SIZE and empty.on_share("blob") == []
-    made = empty.json("package", "publish", large, "--name", "a", "--version", "1")
+        out, _ = process.communicate(timeout=60)
+    return None if process.returncode == 0 else (process.returncode, out)
+
+
+def test_ctrl_c_ends_it_in_order_and_the_next_goes_on(empty, large):
+    words = ("package", "publish", large, "--name", "a", "--version", "1")
+    told = None
+    for _ in range(10):
+        told = interrupt_upload(empty, empty.argv(*words, "--json"))
+        if told:
+            break
+        empty.files.clear()
+    assert told[0] == 1 and json.loads(told[1])["error"]["id"] == "interrupted", told
+    assert 0 < part(empty) <= SIZE and empty.on_share("blob") == []
+    made = empty.json(*words)
     assert sha256(empty.blob(made["sha256"])) == sha256(large)
     assert empty.on_share("upload") == []
 

@@ -197,6 +197,12 @@ static bool connect_again(struct publish *p, struct err_info *info)
                                  info) == ERR_OK;
 }
 
+static void nap(void)
+{
+    (void)clock_nanosleep(CLOCK_MONOTONIC, 0, /* a signal only shortens it */
+                          &(struct timespec){ .tv_sec = NAP_MS / 1000 }, NULL);
+}
+
 static enum err put(struct publish *p, int fd, const char *name, struct blob_put *out,
                     struct err_info *info)
 {
@@ -210,8 +216,7 @@ static enum err put(struct publish *p, int fd, const char *name, struct blob_put
             e = blob_put(p->smb, fd, &w, out, info);
         if (e == ERR_OK || (p->smb && !smb_is_lost(p->smb)))
             break;
-        (void)clock_nanosleep(CLOCK_MONOTONIC, 0,
-                              &(struct timespec){ .tv_sec = NAP_MS / 1000 }, NULL);
+        nap();
         if (!connect_again(p, info))
             e = ERR_IO;
     }
@@ -290,6 +295,11 @@ int publish_settle(struct publish *p, const char *path, struct str bytes,
     if (r != CTL_OK)
         return r;
     enum err e = blob_share_size(p->smb, &b->id, &size, &info);
+    for (int i = 0; i < TRIES && e && (!p->smb || smb_is_lost(p->smb)); i++) {
+        nap();
+        e = connect_again(p, &info) ? blob_share_size(p->smb, &b->id, &size, &info)
+                                    : ERR_IO;
+    }
     if (e == ERR_OK)
         return CTL_OK;
     if (e != ERR_NOT_FOUND)
