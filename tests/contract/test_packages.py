@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 
+import psycopg2
 import pytest
 
 import test_ctl
@@ -389,6 +390,50 @@ def test_what_nothing_refers_to_is_collected_when_it_is_old(empty, deb, large):
     assert (told["forgotten"], told["files_removed"], told["leavings_removed"]) == (1, 2, 1)
     assert empty.on_share("blob") == [kept["sha256"]] and empty.on_share("upload") == []
     assert empty.json("store", "verify", "--repair")["verified"] == 1
+
+
+def refused(world, statement, *values):
+    with pytest.raises(psycopg2.Error) as told:
+        world.fenced(statement, *values)
+    return told.value.pgcode
+
+
+def test_the_list_of_what_is_published_changes_as_a_whole(empty):
+    def listed():
+        (told,), = empty.database.query("SELECT redoubt.publication_list()")
+        return told["serial"], {e["path"]: e["blob"] for e in told["entries"]}
+
+    publish = "SELECT redoubt.publish(%s, %s::jsonb)"
+    one, two = "1" * 64, "2" * 64
+    for blob in (one, two):
+        empty.fenced("SELECT redoubt.blob_add(%s, 5)", blob)
+    serial, _ = listed()
+    both = json.dumps([{"path": "public/sig/a", "blob": one}, {"path": "public/sig/b", "blob": two}])
+    empty.fenced(publish, "mine", both)
+    assert listed() == (serial + 1, {"public/sig/a": one, "public/sig/b": two})
+    empty.fenced(publish, "mine", both)
+    assert listed()[0] == serial + 1, "nothing changed"
+    swapped = json.dumps([{"path": "public/sig/b", "blob": one}])
+    empty.fenced(publish, "mine", swapped)
+    assert listed() == (serial + 2, {"public/sig/b": one})
+    # Nothing of a set that is wrong in one place.
+    for path in ("public/../x", "public//x", "/public/x", "public/.x", "public/X", "secret/x", "public",
+                 "public/a b", "public/a\n", "public/" + "a" * 400, "public/a/", None):
+        wrong = json.dumps([{"path": "public/sig/c", "blob": one}, {"path": path, "blob": two}])
+        assert refused(empty, publish, "mine", wrong) == "RH400", path
+    assert refused(empty, publish, "other", swapped) == "RH409", "the path is taken"
+    missing = json.dumps([{"path": "public/sig/c", "blob": "3" * 64}])
+    assert refused(empty, publish, "mine", missing) == "RH409"
+    assert refused(empty, "SELECT redoubt.blob_add(%s, 6)", one) == "RH409", "another size"
+    assert refused(empty, "SELECT redoubt.blob_add(%s, 6)", "../" + "0" * 61) == "RH400"
+    assert listed() == (serial + 2, {"public/sig/b": one})
+    # What is published is not forgotten; what is not, is.
+    empty.fenced("SELECT * FROM redoubt.blobs_forget('0')")
+    assert [b for b, in empty.database.query("SELECT sha256 FROM redoubt.blob")] == [one]
+    with pytest.raises(psycopg2.Error) as told:
+        empty.database.query(publish, "mine", "[]")
+    assert told.value.pgcode == "RD001", "a session behind no fence"
+    empty.fenced(publish, "mine", "[]")
 
 
 def test_without_the_api_nothing_is_sent(empty, large):
