@@ -103,7 +103,8 @@ def _device(folder, engine, signer):
     cluster.stop()
     for name in set(os.listdir(engine.databases)) - known:
         path = os.path.join(engine.databases, name)
-        (shutil.rmtree if os.path.isdir(path) else os.unlink)(path)
+        folder = os.path.isdir(path) and not os.path.islink(path)
+        (shutil.rmtree if folder else os.unlink)(path)
     put(engine.conf, before)
     engine.renew()
 
@@ -188,6 +189,41 @@ def test_only_what_the_authority_signed_is_taken(device, folder, engine, signer)
     refused("does not have it")
     cluster.publish(6, {"one.ndb": marker("one")})
     assert update(device) == ("done", "")
+
+
+def test_what_the_user_of_freshclam_lays_out_is_not_followed(device, engine, tmp_path):
+    stage = os.path.join(engine.databases, ".redoubt")
+    secret = tmp_path / "one.ndb"
+    secret.write_bytes(marker("one"))
+    secret.chmod(0o600)
+    device.policy(update__source="cluster")
+    device.cluster.publish(5, {"one.ndb": marker("one"), "two.ndb": marker("two")})
+
+    def refused(why):
+        outcome, error = update(device)
+        assert outcome == "failed" and why in error, error
+        assert secret.stat().st_mode & 0o777 == 0o600
+        assert "two.ndb" not in os.listdir(engine.databases)
+
+    os.symlink(tmp_path, stage)
+    refused("must be a folder")
+    assert os.listdir(tmp_path) == ["one.ndb"]
+    os.unlink(stage)
+    os.mkdir(stage)
+    put(os.path.join(stage, "mine"), b"")
+    os.chown(stage, 65534, 65534)
+    refused("belongs to another user")
+    assert os.listdir(stage) == ["mine"]
+    os.chown(stage, 0, 0)
+    os.chmod(stage, 0o777)
+    refused("others may write there")
+    os.chmod(stage, 0o755)
+    os.unlink(os.path.join(stage, "mine"))
+    # A name within it that is no file.
+    os.symlink(secret, os.path.join(stage, "one.ndb"))
+    assert update(device) == ("done", "")
+    assert secret.stat().st_mode & 0o777 == 0o600 and not os.path.exists(stage)
+    assert {"one.ndb", "two.ndb"} <= set(os.listdir(engine.databases))
 
 
 def test_what_the_engine_cannot_load_is_not_installed(device, engine):

@@ -296,9 +296,10 @@ static enum err run(struct worker *w, struct update *u, const json_t *job, json_
         (void)json_object_set_new(out, "reload", json_false());
     (void)json_object_set_new(out, "changed", json_boolean(changed));
     (void)json_object_set_new(out, "files", json_integer((json_int_t)files));
-    /* The databases are up to date, at least. */
-    return e == ERR_OK && staged != ERR_OK ? err_set(info, staged, 0, "%s", late.what)
-                                           : e;
+    /* The databases are up to date, at least; or the cluster has none, and this is why. */
+    return (e == ERR_OK || e == ERR_NOT_FOUND) && staged != ERR_OK
+               ? err_set(info, staged, 0, "%s", late.what)
+               : e;
 }
 
 enum err update_job(struct worker *w, const json_t *job, json_t *out,

@@ -23,7 +23,7 @@ void cluster_init(struct cluster_files *c, struct worker *w, const char *web,
                   const char *ca, const char *databases, const char *state)
 {
     *c = (struct cluster_files){
-        .worker = w, .web = web, .ca = ca, .databases = databases
+        .worker = w, .web = web, .ca = ca, .databases = databases, .stage_fd = -1
     };
     (void)snprintf(c->kept, sizeof(c->kept), "%.280s/custom.json", state);
     (void)snprintf(c->stage, sizeof(c->stage), "%.280s/.redoubt", databases);
@@ -33,11 +33,13 @@ void cluster_release(struct cluster_files *c)
 {
     if (c->stage[0])
         (void)rmdir(c->stage); /* if nothing waits there */
+    if (c->stage_fd >= 0)
+        (void)close(c->stage_fd); /* a folder */
     free(c->manifest);
     free(c->signature);
     json_decref(c->files);
     json_decref(c->old);
-    *c = (struct cluster_files){ 0 };
+    *c = (struct cluster_files){ .stage_fd = -1 };
 }
 
 bool cluster_is_used(const struct cluster_files *c)
@@ -92,39 +94,108 @@ enum err cluster_sources(struct cluster_files *c, struct text *conf,
     return e;
 }
 
-/* ---- files ---- */
+/* ---- the stage ---- */
 
-/* The digest of a plain file as hex; false if it cannot be read. */
-static bool digest_of(const char *path, json_int_t size, char hex[2 * SHA + 1])
+/*
+ * The user of freshclam owns the folder around it, and may have put anything there.  A folder
+ * that only this process can write is the same for all that follows: it is not named again.
+ */
+static enum err open_stage(struct cluster_files *c, struct err_info *info)
 {
-    crypto_hash_sha256_state h;
-    uint8_t buf[16384], out[SHA];
     struct stat st;
-    ssize_t n = -1;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 
-    if (fd < 0)
-        return false;
-    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == size) {
-        (void)crypto_hash_sha256_init(&h);
-        while ((n = read(fd, buf, sizeof(buf))) > 0)
-            (void)crypto_hash_sha256_update(&h, buf, (unsigned long long)n);
-        (void)crypto_hash_sha256_final(&h, out);
-        hex_encode(hex, out, SHA);
-    }
-    (void)close(fd); /* it was only read */
-    return n == 0;
+    if (mkdir(c->stage, 0755) != 0 && errno != EEXIST)
+        return err_set(info, ERR_IO, errno, "make %s", c->stage);
+    c->stage_fd = open(c->stage, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (c->stage_fd < 0)
+        return err_set(info, ERR_DENIED, errno, "%s must be a folder: remove it",
+                       c->stage);
+    if (fstat(c->stage_fd, &st) != 0 || st.st_uid != geteuid() || (st.st_mode & 022) != 0)
+        return err_set(info, ERR_DENIED, 0,
+                       "%s belongs to another user, or others may write there: remove it",
+                       c->stage);
+    return ERR_OK;
 }
 
-static bool is_file(const char *folder, const json_t *f)
+/* For what knows only paths. */
+static void staged_path(const struct cluster_files *c, const char *name,
+                        char path[PATH_BYTES])
 {
-    const char *name = json_string_value(json_object_get(f, "name"));
-    const char *sha = json_string_value(json_object_get(f, "sha256"));
-    char path[PATH_BYTES], hex[2 * SHA + 1];
+    (void)snprintf(path, PATH_BYTES, "/proc/self/fd/%d/%s", c->stage_fd, name);
+}
 
-    (void)snprintf(path, sizeof(path), "%s/%s", folder, name);
-    return digest_of(path, json_integer_value(json_object_get(f, "size")), hex) &&
-           strcmp(hex, sha) == 0;
+static void unstage(const struct cluster_files *c, const char *name)
+{
+    (void)unlinkat(c->stage_fd, name, 0); /* it may be gone */
+}
+
+/* ---- files ---- */
+
+static const char *name_of(const json_t *f)
+{
+    return json_string_value(json_object_get(f, "name"));
+}
+
+/* Is it, to its end, a plain file with this content? */
+static bool has_content(int fd, const json_t *f)
+{
+    const char *sha = json_string_value(json_object_get(f, "sha256"));
+    crypto_hash_sha256_state h;
+    uint8_t buf[16384], out[SHA];
+    char hex[2 * SHA + 1];
+    struct stat st;
+    ssize_t n;
+
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
+        st.st_size != json_integer_value(json_object_get(f, "size")))
+        return false;
+    (void)crypto_hash_sha256_init(&h);
+    while ((n = read(fd, buf, sizeof(buf))) > 0)
+        (void)crypto_hash_sha256_update(&h, buf, (unsigned long long)n);
+    (void)crypto_hash_sha256_final(&h, out);
+    hex_encode(hex, out, SHA);
+    return n == 0 && strcmp(hex, sha) == 0;
+}
+
+/* The file, if it is there as it is listed; -1: it is not.  folder: AT_FDCWD or open. */
+static int open_file(int folder, const char *path, const json_t *f)
+{
+    int fd = openat(folder, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+
+    if (fd >= 0 && !has_content(fd, f)) {
+        (void)close(fd); /* it was only read */
+        fd = -1;
+    }
+    return fd;
+}
+
+static bool close_file(int fd)
+{
+    if (fd >= 0)
+        (void)close(fd); /* it was only read */
+    return fd >= 0;
+}
+
+static bool is_staged(const struct cluster_files *c, const json_t *f)
+{
+    return close_file(open_file(c->stage_fd, name_of(f), f));
+}
+
+static bool is_in_place(const struct cluster_files *c, const json_t *f)
+{
+    char path[PATH_BYTES];
+
+    (void)snprintf(path, sizeof(path), "%s/%s", c->databases, name_of(f));
+    return close_file(open_file(AT_FDCWD, path, f));
+}
+
+/* freshclam, which is another user, takes what is newer than what it has. */
+static bool offer(const struct cluster_files *c, const json_t *f)
+{
+    int fd = open_file(c->stage_fd, name_of(f), f);
+    bool ok = fd >= 0 && fchmod(fd, 0644) == 0 && futimens(fd, NULL) == 0;
+
+    return close_file(fd) && ok;
 }
 
 /* Exactly what a file of a manifest may be. */
@@ -236,14 +307,14 @@ static enum err get_small(struct cluster_files *c, struct fetch *f, const char *
     enum fetched what = FETCH_ABSENT;
     char *buf = NULL;
 
-    (void)snprintf(path, sizeof(path), "%s/%s", c->stage, name);
-    (void)unlink(path);
+    staged_path(c, name, path);
+    unstage(c, name);
     enum err e = fetch_file(f, name, path, max, &what, info);
     if (e == ERR_OK && what == FETCHED) {
         buf = malloc(max + 1);
         e = buf ? file_load(path, buf, max + 1, n, info)
                 : err_set(info, ERR_MEMORY, ENOMEM, "update");
-        (void)unlink(path); /* it is read */
+        unstage(c, name); /* it is read */
     }
     if (e != ERR_OK) {
         free(buf);
@@ -286,20 +357,20 @@ static enum err get_files(struct cluster_files *c, struct fetch *f, struct err_i
 
     json_array_foreach(c->files, i, one)
     {
-        const char *name = json_string_value(json_object_get(one, "name"));
+        const char *name = name_of(one);
         enum fetched what = FETCHED;
 
-        if (e != ERR_OK || is_file(c->databases, one) || is_file(c->stage, one))
+        if (e != ERR_OK || is_in_place(c, one) || is_staged(c, one))
             continue;
-        (void)snprintf(path, sizeof(path), "%s/%s", c->stage, name);
+        staged_path(c, name, path);
         e = fetch_file(f, name, path,
                        (uint64_t)json_integer_value(json_object_get(one, "size")), &what,
                        info);
         if (e == ERR_OK && what != FETCHED)
             e = err_set(info, ERR_IO, 0, "%s is listed, but the cluster does not have it",
                         name);
-        if (e == ERR_OK && !is_file(c->stage, one)) {
-            (void)unlink(path);
+        if (e == ERR_OK && !is_staged(c, one)) {
+            unstage(c, name);
             e = err_set(info, ERR_CORRUPT, 0, "%s is not what the manifest lists", name);
         }
     }
@@ -311,10 +382,11 @@ enum err cluster_stage(struct cluster_files *c, struct err_info *info)
     json_int_t had = load_old(c), serial = 0;
     char url[FETCH_URL];
     struct fetch f;
+    enum err e = open_stage(c, info);
 
-    if (mkdir(c->stage, 0755) != 0 && errno != EEXIST)
-        return err_set(info, ERR_IO, errno, "make %s", c->stage);
-    enum err e = open_fetch(c, "custom", url, &f, info);
+    if (e != ERR_OK)
+        return e;
+    e = open_fetch(c, "custom", url, &f, info);
     if (e == ERR_OK)
         e = get_manifest(c, &f, info);
     if (e == ERR_OK && !c->manifest)
@@ -342,7 +414,7 @@ enum err cluster_stage(struct cluster_files *c, struct err_info *info)
 
 unsigned cluster_custom(const struct cluster_files *c, struct text *conf)
 {
-    char path[PATH_BYTES], there[PATH_BYTES];
+    char there[PATH_BYTES];
     const json_t *one;
     unsigned count = 0;
     struct stat st;
@@ -350,18 +422,12 @@ unsigned cluster_custom(const struct cluster_files *c, struct text *conf)
 
     json_array_foreach(c->files, i, one)
     {
-        const char *name = json_string_value(json_object_get(one, "name"));
-
-        if (is_file(c->databases, one) || !is_file(c->stage, one))
+        if (is_in_place(c, one) || !offer(c, one))
             continue;
-        (void)snprintf(path, sizeof(path), "%s/%s", c->stage, name);
-        (void)snprintf(there, sizeof(there), "%s/%s", c->databases, name);
-        /* freshclam, which is another user, takes what is newer than what it has. */
-        if (chmod(path, 0644) != 0 || utimensat(AT_FDCWD, path, NULL, 0) != 0)
-            continue;
+        (void)snprintf(there, sizeof(there), "%s/%s", c->databases, name_of(one));
         if (stat(there, &st) == 0 && st.st_mtim.tv_sec > time(NULL))
             (void)unlink(there);
-        text_add(conf, "DatabaseCustomURL file://%s\n", path);
+        text_add(conf, "DatabaseCustomURL file://%s/%s\n", c->stage, name_of(one));
         count++;
     }
     return count;
@@ -374,7 +440,7 @@ static bool lists(const json_t *files, const char *name)
 
     json_array_foreach(files, i, f)
     {
-        if (strcmp(json_string_value(json_object_get(f, "name")), name) == 0)
+        if (strcmp(name_of(f), name) == 0)
             return true;
     }
     return false;
@@ -390,16 +456,13 @@ enum err cluster_finish(struct cluster_files *c, struct err_info *info)
         return ERR_OK;
     json_array_foreach(c->files, i, one)
     {
-        const char *name = json_string_value(json_object_get(one, "name"));
-
-        if (!is_file(c->databases, one))
-            return err_set(info, ERR_IO, 0, "%s was fetched but not taken", name);
-        (void)snprintf(path, sizeof(path), "%s/%s", c->stage, name);
-        (void)unlink(path);
+        if (!is_in_place(c, one))
+            return err_set(info, ERR_IO, 0, "%s was fetched but not taken", name_of(one));
+        unstage(c, name_of(one));
     }
     json_array_foreach(c->old, i, one)
     {
-        const char *name = json_string_value(json_object_get(one, "name"));
+        const char *name = name_of(one);
 
         (void)snprintf(path, sizeof(path), "%s/%s", c->databases, name);
         if (!lists(c->files, name) && unlink(path) != 0 && errno != ENOENT)

@@ -8,7 +8,8 @@
  *           <state_dir>/custom.json        the manifest that was taken last, signature first
  * Safety    The manifest verifies with the authority that the device has pinned, and its
  *           serial never falls: an old set cannot be played back.  What is removed is only
- *           what an earlier manifest listed.
+ *           what an earlier manifest listed.  The worker is root, the folder of the databases
+ *           is freshclam's: nothing there is followed or changed by its name.
  * Threads   in the worker; blocks
  * Source    docs/protocol/signatures.md
  */
@@ -24,6 +25,7 @@ struct cluster_files {
     struct worker *worker;
     const char *web, *ca, *databases; /* borrowed */
     char kept[300], stage[300];
+    int stage_fd;   /* -1: not open */
     char *manifest; /* verified; NULL: nothing is published, or it is not known */
     size_t manifest_n;
     char *signature;
