@@ -105,7 +105,8 @@ class Installation:
                 "ca": self.certificates.path("ca.pem"), "vendor_timeout_ms": TIMEOUT_MS,
                 "requests_per_minute": 10000}
         if vendor:
-            keys["vendor"] = f"https://127.0.0.1:{self.service.port}"
+            keys["vendor"] = (vendor if isinstance(vendor, str)
+                              else f"https://127.0.0.1:{self.service.port}")
             keys["vendor_ca"] = self.certificates.path("vendor-ca.pem")
         keys.update(more)
         return keys, "[activation]\n" + "".join(f"{k}={v}\n" for k, v in keys.items())
@@ -289,6 +290,31 @@ def test_a_service_that_is_not_the_vendors_is_not_asked(place):
     entry = place.add("CODE-MIM-0001")
     world.eventually("refused", lambda: "certificate" in place.licence(entry)["error"], 30)
     assert place.service.books()["requests"] == asked
+    place.clean()
+    service.stop()
+
+
+def test_name_servers_that_do_not_answer_hold_nobody_up(place, monkeypatch):
+    with open(ACTIVATION, "rb") as file:
+        if b"libasan" in file.read():
+            pytest.skip("this sanitizer does not go with LD_PRELOAD")
+    preload = [os.environ.get("LD_PRELOAD", ""),
+               os.path.join(world.BUILD, "tests/contract/libslow_names.so")]
+    monkeypatch.setenv("LD_PRELOAD", ":".join(p for p in preload if p))
+    monkeypatch.setenv("SLOW_NAMES_S", "12")
+    service = place.start(vendor="https://vendor.invalid:8443", vendor_timeout_ms=2000)
+    entry = place.add("CODE-DNS-0001")
+    longest, end = 0.0, time.monotonic() + 30
+    while "timed out" not in place.licence(entry)["error"]:
+        assert time.monotonic() < end, place.licence(entry)
+        began = time.monotonic()
+        assert request(service, place.certificates, None, "GET", "/v1/health",
+                       timeout=30)[0] == 200
+        longest = max(longest, time.monotonic() - began)
+    assert longest < 5  # of 10 seconds that the lookup takes longer than the vendor may
+    place.ask_now()
+    world.eventually("it asks", lambda: "vendor=asking" in service.status(), 30)
+    service.standby()  # at once, too
     place.clean()
     service.stop()
 

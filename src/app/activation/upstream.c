@@ -161,6 +161,8 @@ static bool set_options(struct upstream *u)
         ok &= curl_easy_setopt(c, CURLOPT_CAINFO, u->o.ca_file) == CURLE_OK;
     ok &= curl_easy_setopt(c, CURLOPT_PROXY, u->o.proxy) == CURLE_OK; /* "": none */
     ok &= curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L) == CURLE_OK;
+    /* Else the loop waits for the thread that looks a name up, when it is given up. */
+    ok &= curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK;
     ok &= curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, (long)u->o.timeout_ms) == CURLE_OK;
     ok &= curl_easy_setopt(c, CURLOPT_ERRORBUFFER, u->error) == CURLE_OK;
     ok &= curl_easy_setopt(c, CURLOPT_HTTPHEADER, u->headers) == CURLE_OK;

@@ -3,7 +3,8 @@
  *
  * Purpose   Carries a request and brings the answer, or says why there is none.
  * Contract  done() is called exactly once for each upstream_post(), from the loop, unless it
- *           was cancelled.  Never blocks: names are looked up in a thread of libcurl.
+ *           was cancelled.  Never blocks: names are looked up in a thread of libcurl, which is
+ *           left to itself when the request is given up before it has an answer.
  * Shape     An answer of at most UPSTREAM_ANSWER_MAX bytes, within the timeout as a whole.
  * Safety    HTTPS only, nothing is redirected, the certificate must verify.  Who answers is
  *           not believed for that: the caller verifies the signature.
