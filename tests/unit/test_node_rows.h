@@ -285,10 +285,11 @@ static const struct row rows[] = {
     { .name = "an unprepared node leaves an expired lease for unready_ms more",
       .script =
           CHANGED "svc1:failed +1000 idle +1000 idle +59 idle ~claim +1 idle !claim" },
-    { .name = "without the published files an expired lease is left for unready_ms, no "
-              "longer",
-      .script =
-          CHANGED "content:io +1000 idle +1000 idle +59 idle ~claim +1 idle !claim" },
+    { .name = "without the published files an expired lease of the peer is taken in time",
+      .script = CHANGED "content:io +1000 idle +59 idle ~claim +1 idle !claim" },
+    { .name = "without them one that we let expire is left for unready_ms, no longer",
+      .script = READY "content:io by:node-a seq:9 +100 ok idle | +1000 idle +1000 idle "
+                      "+59 idle ~claim +1 idle !claim" },
     { .name = "without them a node that nobody relieves serves what it has",
       .script = "content:io still start auto:4500 ?active degraded:0" },
     { .name = "a lease released to us is taken although published files are not here",

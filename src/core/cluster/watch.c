@@ -14,9 +14,10 @@ static const struct mono AT_ONCE = { 0 };
 
 /*
  * Who lacks one of these leaves the lease to a node that lacks none, but only for unready_ms:
- * a node that serves what it has is better than nobody.
+ * a node that serves what it has is better than nobody.  A lease of the peer that has expired
+ * is not left to it for its published files: the peer has just failed to hold it.
  */
-enum { YIELDS = NODE_OB_SERVICES | NODE_OB_CONTENT };
+enum { YIELDS = NODE_OB_SERVICES | NODE_OB_CONTENT, YIELDS_EXPIRED = NODE_OB_SERVICES };
 
 /*
  * The hold of a lease whose record we cannot read: cut off in the middle of a claim, or gone
@@ -117,8 +118,10 @@ static struct mono free_time(const struct node *n)
     const uint32_t hold_ms =
         readable && !doubt ? rec->hold_ms : unread_hold(n, n->seen.changed);
     struct mono t = mono_after(n->seen.changed, node_wait_ms(&n->conf, hold_ms));
+    const bool of_peer = readable && !doubt && strcmp(rec->owner, n->conf.self) != 0;
+    const uint32_t yields = of_peer ? YIELDS_EXPIRED : YIELDS;
 
-    return prepared ? t : mono_after(t, n->conf.unready_ms);
+    return node_obstacles(n) & yields ? mono_after(t, n->conf.unready_ms) : t;
 }
 
 /*
