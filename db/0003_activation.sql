@@ -126,10 +126,25 @@ BEGIN
     END IF;
 END $$;
 
--- A time that the vendor signed has been.
-CREATE FUNCTION redoubt.licence_time_seen(t timestamptz) RETURNS void LANGUAGE sql AS $$
-    UPDATE redoubt.licensing k SET t_max = licence_time_seen.t WHERE k.t_max < licence_time_seen.t
-$$;
+-- A time that the vendor signed has been.  More than a day beyond the clock here (or, if that
+-- was set back, beyond t_max) it is only told: t_max never falls, so one wrong clock of the
+-- vendor's would end all seats and licences for good.
+CREATE FUNCTION redoubt.licence_time_seen(t timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    k    redoubt.licensing;
+    here timestamptz := clock_timestamp();
+BEGIN
+    SELECT * INTO STRICT k FROM redoubt.licensing FOR UPDATE;
+    IF k.clock = 'suspect' THEN
+        here := greatest(here, k.t_max);
+    END IF;
+    IF t > here + interval '1 day' THEN
+        PERFORM redoubt.event_add(NULL, 'licence_vendor_clock', 'error',
+                                  jsonb_build_object('signed', t, 'here', here));
+    ELSIF t > k.t_max THEN
+        UPDATE redoubt.licensing SET t_max = licence_time_seen.t;
+    END IF;
+END $$;
 
 -- The same for readers, who know no node's clock.
 CREATE FUNCTION redoubt.licence_now() RETURNS timestamptz LANGUAGE sql STABLE AS $$

@@ -35,7 +35,7 @@ BEGIN
         seats = (d ->> 'seats')::bigint, not_before = (d ->> 'not_before')::timestamptz,
         expires = (d ->> 'expires')::timestamptz
     WHERE l.id = entry AND l.envelope IS DISTINCT FROM given;
-    IF d ? 'issued' THEN
+    IF FOUND AND d ? 'issued' THEN
         PERFORM redoubt.licence_time_seen((d ->> 'issued')::timestamptz);
     END IF;
 END $$;
@@ -267,7 +267,8 @@ BEGIN
         DELETE FROM redoubt.licence x WHERE x.source <> 'code'
             AND x.licence = (redoubt.envelope_document(d ->> 'licence') ->> 'licence')::uuid;
         PERFORM redoubt.licence_fill(l.id, d ->> 'licence');
-        life := greatest((d ->> 'valid_until')::timestamptz - t, interval '4 s');
+        life := greatest((d ->> 'valid_until')::timestamptz
+                         - greatest(t, (d ->> 'at')::timestamptz), interval '4 s');
         UPDATE redoubt.licence x SET answer = given, nonce = NULL, fetched_at = t, tries = 0,
             error = '', valid_until = (d ->> 'valid_until')::timestamptz,
             stale_until = (d ->> 'valid_until')::timestamptz

@@ -531,3 +531,29 @@ def test_one_clock_that_runs_ahead_burns_no_licence(place, proxy):
     (t, suspect), = place.fenced("SELECT * FROM redoubt.licence_clock(now() - interval '2 days')")
     assert suspect and abs(t.timestamp() - time.time()) < 600
     place.fenced("SELECT FROM redoubt.licence_clock(now())")
+
+
+def test_a_clock_of_the_vendors_that_is_ahead_ends_nothing(place, proxy, tmp_path):
+    path = tmp_path / "licence.json"
+    path.write_text(place.keys.sign(seats=5))
+    place.ctl("licence", "import", str(path))
+    world.eventually("leases", lambda: request(proxy, place.certificates, "d1")[0] == 200)
+    place.service.codes({"CODE-SOON-001": {"ahead_s": 400 * 86400},
+                         "CODE-SOON-002": {"ahead_s": 20 * 3600}})
+    first = place.add("CODE-SOON-001")
+    world.eventually("answered", lambda: place.licence(first)["fetched_at"], 30)
+    assert place.events("licence_vendor_clock")
+    (late, soon), = place.database.query(
+        "SELECT k.t_max > now() + interval '1 hour', l.next_try_at < now() + interval '7 days'"
+        " FROM redoubt.licensing k, redoubt.licence l WHERE l.id = %s::uuid", first)
+    assert not late and soon  # nor is the vendor asked a year later only
+    told = len(place.events("licence_vendor_clock"))
+    second = place.add("CODE-SOON-002")  # within a day it is believed
+    world.eventually("answered", lambda: place.licence(second)["fetched_at"], 30)
+    assert place.database.query("SELECT t_max > now() + interval '19 hours', clock"
+                                " FROM redoubt.licensing") == [(True, "ok")]
+    place.fenced("UPDATE redoubt.licensing SET upkeep_at = 'epoch';"
+                 "SELECT redoubt.licences_upkeep()")
+    assert place.database.query("SELECT count(*) FROM redoubt.seat") == [(1,)]
+    assert len(place.events("licence_vendor_clock")) == told
+    lease(place, proxy, "d2")
