@@ -3,13 +3,18 @@
 import argparse
 import json
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+HERE = os.path.dirname(os.path.realpath(__file__))
+FIXTURES = os.path.join(os.path.dirname(HERE), "tools", "signature-fixtures")
+sys.path.insert(0, HERE)
 
-from redoubt_lab import Lab, LabError, confs, packages, plan  # noqa: E402
+from redoubt_lab import Lab, LabError, confs, plan  # noqa: E402
 from redoubt_lab.checker import Checker, stored_as_told  # noqa: E402
 from redoubt_lab.events import EVENTS  # noqa: E402
 from redoubt_lab.interrupt import interruptible  # noqa: E402
@@ -116,12 +121,10 @@ class Demo:
         self.tell.event("its first report is stored")
         self._in_order(plan.NEWCOMER)
 
-    def publish(self, name, content):
+    def bring(self, file, name=None):
         """A file that an administrator brings to the active node."""
-        host = self.active()
-        path = f"/root/{name}"
-        with open(host.file(path), "wb") as file:
-            file.write(content)
+        path = f"/root/{name or os.path.basename(file)}"
+        shutil.copy(file, self.active().file(path))
         return path
 
     def install(self):
@@ -129,8 +132,9 @@ class Demo:
         self.tell.say("""The package of the agent is published: it goes to the data share, signed, and both
             nodes copy it. An installer is made of it, which brings the address of the cluster, its
             authority and a token. The computer runs one command.""")
-        self.tell.block(self.redoubt("package", "publish",
-                                     self.publish(*packages.agent(self.lab.build))))
+        with tempfile.TemporaryDirectory(prefix="redoubt-demo-") as folder:
+            self.tell.block(self.redoubt("package", "publish", self.bring(
+                self.lab.programs.package("redoubt-agent", folder))))
         node = self.active()
         self.tell.say("$ redoubt package agent")
         told = self.lab.wait_for(lambda: json.loads(node.run(
@@ -159,15 +163,16 @@ class Demo:
 
     def signatures(self):
         self.tell.chapter("Signatures from the cluster's own mirror")
-        folder, why = packages.signatures(self.lab.build)
+        fetched = subprocess.run([FIXTURES], capture_output=True, text=True, check=False)
         client = self.lab.host(self.clients[0])
         client.run("mkdir", "-p", "/root/db")
         mirror = f"http://redoubt:{plan.HTTP_PORT}"
-        if folder is None:
-            self.tell.say(f"""ClamAV's signed test databases cannot be had here ({why}): a file of
-                our own stands in for them.""")
+        if fetched.returncode != 0:
+            self.tell.say(f"""ClamAV's signed test databases cannot be had here: {fetched.stderr}
+                A file of our own stands in for them.""")
             self._own_signatures(client, mirror)
             return
+        folder = fetched.stdout.strip()
         self.tell.say("""An administrator imports a database, later its next version with the increment; each is
             published as a whole. On a client stock freshclam fetches them, then what changed.""")
         client.write("/root/freshclam.conf", f"""DatabaseDirectory /root/db
@@ -179,17 +184,13 @@ ExcludeDatabase daily
 ExcludeDatabase bytecode
 """)
         for version in (5, 6):
-            files = [self._fixture(folder, f"test-{version}.cvd", "test.cvd"),
-                     self._fixture(folder, f"test-{version}.cdiff", f"test-{version}.cdiff")]
+            files = [self.bring(f"{folder}/test-{version}.cvd", "test.cvd"),
+                     self.bring(f"{folder}/test-{version}.cdiff")]
             self.tell.block(self.redoubt("signature", "import", *files))
             said = self.lab.wait_for(lambda v=version: self._freshclam(client, v), 60,
                                      f"freshclam has version {version}", 0.2)
             self.tell.say("$ freshclam --update-db=test")
             self.tell.block(said)
-
-    def _fixture(self, folder, name, to):
-        with open(os.path.join(folder, name), "rb") as file:
-            return self.publish(to, file.read())
 
     @staticmethod
     def _freshclam(client, version):
@@ -200,8 +201,8 @@ ExcludeDatabase bytecode
         return "\n".join(lines) if f"version: {version}," in said else None
 
     def _own_signatures(self, client, mirror):
-        path = self.publish("own.ndb", confs.SIGNATURES.encode())
-        self.tell.block(self.redoubt("signature", "custom", "publish", path))
+        self.active().write("/root/own.ndb", confs.SIGNATURES)
+        self.tell.block(self.redoubt("signature", "custom", "publish", "/root/own.ndb"))
         client.write("/root/freshclam.conf", f"""DatabaseDirectory /root/db
 DatabaseOwner root
 DatabaseCustomURL {mirror}/custom/own.ndb
