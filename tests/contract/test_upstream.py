@@ -165,3 +165,23 @@ def test_patience_and_lies_are_told(store, source):
     kinds = store.database.query("SELECT data ->> 'why' FROM redoubt.event "
                                  "WHERE kind = 'signatures_failed' ORDER BY id DESC LIMIT 2")
     assert "MD5" in kinds[0][0] and "patience" in kinds[1][0], json.dumps(kinds)
+
+
+def test_a_share_that_takes_nothing_is_no_reason_to_ask_each_minute(store, source):
+    upload = f"{store.share}/upload"
+    os.rmdir(upload)
+    with open(upload, "wb"):
+        pass  # nothing can be put there
+    mirror = active(store)
+    mirror.wait("it is told", lambda: state(store)["error"])
+    assert "upload/" in state(store)["error"]
+    assert store.database.query("SELECT next_at > now() + interval '25 minutes' "
+                                "FROM redoubt.signature_source") == [(True,)]
+    assert version(store) is None and "test-4.cvd" in os.listdir(f"{mirror.store}/upstream")
+    source.asked.clear()
+    os.unlink(upload)
+    update_now(store)
+    mirror.wait("version 4", lambda: version(store) == 4, 90)
+    eventually("it is told", lambda: state(store)["success_at"])
+    assert (state(store)["error"], os.listdir(f"{mirror.store}/upstream")) == ("", [])
+    assert all(how for name, how, _ in source.asked if name == "test.cvd"), "fetched once"

@@ -254,16 +254,17 @@ static enum err tell(struct looking *l, const char *why, struct err_info *info)
     return e;
 }
 
+/*
+ * The source is told from however a look ends, so that it is not asked each minute: neither by
+ * its own fault nor while the share is full.  What was fetched stays until it is taken.
+ */
 static enum err carry_out(struct looking *l, struct err_info *info)
 {
     bool refused = false;
     enum err e = look_at_all(l, info);
 
-    if (e == ERR_OK && l->look.count > 0) {
+    if (e == ERR_OK && l->look.count > 0)
         e = take(l, &refused, info);
-        if (e != ERR_OK && !refused)
-            return e; /* the share or the DBMS: soon again, with what is here */
-    }
     if (e == ERR_STATE || e == ERR_STALE)
         return e;
     log_event(e == ERR_OK ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING, "upstream",
