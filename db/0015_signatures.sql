@@ -440,6 +440,9 @@ BEGIN
     PERFORM redoubt.api_members(body, ARRAY['url', 'proxy', 'ca', 'databases', 'interval_min',
                                             'keep', 'warning_h', 'critical_h']);
     body := '{"interval_min": 240, "keep": 90, "warning_h": 48, "critical_h": 168}' || body;
+    PERFORM redoubt.check_epoch();
+    -- Before anything is read: what is published below must be what others have committed.
+    PERFORM pg_advisory_xact_lock(1380208460, 1);
     SELECT * INTO STRICT old FROM redoubt.signature_source FOR UPDATE;
     s := old;
     s.url := redoubt.signature_text(body, 'url', '^https?://[!-.0-~]+(/[!-~]*)?$',

@@ -4,10 +4,11 @@ import contextlib
 import json
 import os
 import tempfile
+import threading
 
 import pytest
 
-from device_world import Certificates, Postgres
+from device_world import Certificates, Postgres, eventually
 from manager_world import Manager
 from signature_tour import custom, database, increment
 
@@ -116,6 +117,27 @@ def test_increments_are_a_chain_that_ends_with_the_database(api, sql):
     take(api, database("daily", 20))  # the increments between are missing: none is of use
     assert published(sql) == ["daily.cvd"]
     assert take(api, increment("main", 3)).error() == (409, "signatures_no_database")
+
+
+def test_a_change_of_the_source_publishes_what_others_publish_meanwhile(api, sql, dbms):
+    take(api, database("daily", 5))
+    files = json.dumps([database("daily", 6), increment("daily", 6)])
+    answers = []
+    with contextlib.closing(dbms.connect()) as link, link.cursor() as cursor:
+        link.autocommit = False
+        cursor.execute("SELECT redoubt.announce((SELECT epoch FROM redoubt.fence))")
+        cursor.execute("SELECT redoubt.signatures_take(%s, 'upstream', false)", [files])
+        other = threading.Thread(target=lambda: answers.append(
+            api.call("PUT", "/v1/signatures/source", {"keep": 30})))
+        other.start()
+        eventually("it waits", lambda: dbms.query(
+            "SELECT 1 FROM pg_locks WHERE NOT granted"), 30)
+        link.commit()
+    other.join()
+    assert answers[0].status == 200
+    assert published(sql) == ["daily-6.cdiff", "daily.cvd"]
+    assert sql("SELECT blob FROM redoubt.publication WHERE path = 'public/sig/daily.cvd'") == [
+        (database("daily", 6)["sha256"],)]
 
 
 WRONG = [{"file": "../daily.cvd"}, {"file": "Daily.cvd"}, {"file": "daily.cld"},
