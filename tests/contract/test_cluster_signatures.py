@@ -226,6 +226,34 @@ def test_what_the_user_of_freshclam_lays_out_is_not_followed(device, engine, tmp
     assert {"one.ndb", "two.ndb"} <= set(os.listdir(engine.databases))
 
 
+def test_files_of_others_are_neither_replaced_nor_removed(device, engine):
+    one, two, three = (os.path.join(engine.databases, n)
+                       for n in ("one.ndb", "two.ndb", "three.ndb"))
+    device.policy(update__source="cluster")
+    put(one, marker("local"))
+    os.utime(one, (1 << 31, 1 << 31))
+    device.cluster.publish(5, {"one.ndb": marker("one"), "two.ndb": marker("two")})
+    outcome, why = update(device)
+    assert outcome == "failed" and "one.ndb: another file of this name" in why, why
+    assert open(one, "rb").read() == marker("local") and not os.path.exists(two)
+    os.unlink(one)
+    assert update(device) == ("done", "")
+    # One of ours that was changed by hand is not ours to remove.
+    put(two, marker("local"))
+    device.cluster.publish(6, {})
+    assert update(device) == ("done", "")
+    assert open(two, "rb").read() == marker("local") and not os.path.exists(one)
+    # Ours is also what was installed of a set that as a whole could not be.
+    device.cluster.publish(7, {"three.ndb": marker("three"), "zero.ndb": b"this is nothing\n"})
+    assert update(device)[0] == "failed" and os.path.exists(three)
+    device.cluster.publish(8, {"three.ndb": marker("new"), "zero.ndb": b"nor is this\n"})
+    assert update(device)[0] == "failed"
+    assert open(three, "rb").read() == marker("new")
+    device.cluster.publish(9, {})
+    assert update(device) == ("done", "")
+    assert not os.path.exists(three)
+
+
 def test_what_the_engine_cannot_load_is_not_installed(device, engine):
     device.policy(update__source="cluster")
     device.cluster.publish(5, {"broken.ndb": b"this is no signature\n"})

@@ -12,6 +12,7 @@
 enum {
     MANIFEST_MAX = 1024 * 1024,
     FILES_MAX = 200,
+    HANDED_MAX = 5 * FILES_MAX,
     PATH_BYTES = 400,
     TRIES = 3,
     SHA = crypto_hash_sha256_BYTES,
@@ -26,6 +27,8 @@ void cluster_init(struct cluster_files *c, struct worker *w, const char *web,
         .worker = w, .web = web, .ca = ca, .databases = databases, .stage_fd = -1
     };
     (void)snprintf(c->kept, sizeof(c->kept), "%.280s/custom.json", state);
+    (void)snprintf(c->handed_path, sizeof(c->handed_path), "%.280s/custom-handed.json",
+                   state);
     (void)snprintf(c->stage, sizeof(c->stage), "%.280s/.redoubt", databases);
 }
 
@@ -39,6 +42,7 @@ void cluster_release(struct cluster_files *c)
     free(c->signature);
     json_decref(c->files);
     json_decref(c->old);
+    json_decref(c->handed);
     *c = (struct cluster_files){ .stage_fd = -1 };
 }
 
@@ -270,6 +274,20 @@ static json_int_t take_apart(struct cluster_files *c, struct str text)
                : 0;
 }
 
+/* What was handed to freshclam since then: a list of ours, of files as in a manifest. */
+static void read_handed(struct cluster_files *c, struct str text)
+{
+    json_t *list = json_loadb(text.p, text.n, JSON_REJECT_DUPLICATES, NULL), *f;
+    size_t i;
+
+    json_array_foreach(list, i, f)
+    {
+        if (is_sane(f) && i < HANDED_MAX)
+            (void)json_array_append(c->handed, f);
+    }
+    json_decref(list);
+}
+
 /* What was taken before; its serial, 0: nothing, or of another authority. */
 static json_int_t load_old(struct cluster_files *c)
 {
@@ -277,8 +295,11 @@ static json_int_t load_old(struct cluster_files *c)
     json_int_t serial = 0;
     size_t n = 0;
 
+    c->handed = json_array();
     if (text && file_load(c->kept, text, KEPT_MAX, &n, NULL) == ERR_OK)
         serial = take_apart(c, (struct str){ text, n });
+    if (text && file_load(c->handed_path, text, KEPT_MAX, &n, NULL) == ERR_OK)
+        read_handed(c, (struct str){ text, n });
     free(text);
     return serial;
 }
@@ -377,6 +398,88 @@ static enum err get_files(struct cluster_files *c, struct fetch *f, struct err_i
     return e;
 }
 
+/* ---- whose is what is there? ---- */
+
+static bool lists(const json_t *files, const char *name)
+{
+    const json_t *f;
+    size_t i;
+
+    json_array_foreach(files, i, f)
+    {
+        if (strcmp(name_of(f), name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool was_handed(const struct cluster_files *c, const char *name)
+{
+    const json_t *f;
+    size_t i;
+
+    json_array_foreach(c->handed, i, f)
+    {
+        if (strcmp(name_of(f), name) == 0 && is_in_place(c, f))
+            return true;
+    }
+    return false;
+}
+
+/* A file that somebody else put there is neither replaced nor, later, removed. */
+static enum err check_names(const struct cluster_files *c, struct err_info *info)
+{
+    char path[PATH_BYTES];
+    const json_t *f;
+    struct stat st;
+    size_t i;
+
+    json_array_foreach(c->files, i, f)
+    {
+        const char *name = name_of(f);
+
+        (void)snprintf(path, sizeof(path), "%s/%s", c->databases, name);
+        if (!lists(c->old, name) && lstat(path, &st) == 0 && !is_in_place(c, f) &&
+            !was_handed(c, name))
+            return err_set(
+                info, ERR_EXISTS, 0,
+                "%s: another file of this name, which is not from the cluster, "
+                "is in the folder of the databases: rename one of them",
+                name);
+    }
+    return ERR_OK;
+}
+
+/* freshclam may take some files and refuse others: those are ours all the same. */
+static enum err note_handed(struct cluster_files *c, struct err_info *info)
+{
+    json_t *f, *known;
+    enum err e = ERR_OK;
+    bool more = false;
+    size_t i, k;
+
+    json_array_foreach(c->files, i, f)
+    {
+        bool is_known = is_in_place(c, f);
+
+        json_array_foreach(c->handed, k, known)
+        {
+            is_known = is_known || json_equal(f, known);
+        }
+        if (is_known)
+            continue;
+        if (json_array_size(c->handed) == HANDED_MAX)
+            (void)json_array_remove(c->handed, 0);
+        more = json_array_append(c->handed, f) == 0 || more;
+    }
+    char *text = more ? json_dumps(c->handed, JSON_COMPACT) : NULL;
+    if (more)
+        e = text ? file_store(c->handed_path, str_of(text), NULL, info)
+                 : err_set(info, ERR_MEMORY, ENOMEM, "update");
+    free(text);
+    return e;
+}
+
 enum err cluster_stage(struct cluster_files *c, struct err_info *info)
 {
     json_int_t had = load_old(c), serial = 0;
@@ -403,7 +506,11 @@ enum err cluster_stage(struct cluster_files *c, struct err_info *info)
             "than the one that was taken (%lld)",
             (long long)serial, (long long)had);
     if (e == ERR_OK)
+        e = check_names(c, info);
+    if (e == ERR_OK)
         e = get_files(c, &f, info);
+    if (e == ERR_OK)
+        e = note_handed(c, info);
     fetch_release(&f);
     if (e != ERR_OK) { /* all of it or nothing */
         json_decref(c->files);
@@ -433,22 +540,26 @@ unsigned cluster_custom(const struct cluster_files *c, struct text *conf)
     return count;
 }
 
-static bool lists(const json_t *files, const char *name)
+/* Those of a list that are not wanted any more; what was changed since by hand stays. */
+static enum err remove_old(const struct cluster_files *c, const json_t *list,
+                           struct err_info *info)
 {
+    char path[PATH_BYTES];
     const json_t *f;
     size_t i;
 
-    json_array_foreach(files, i, f)
+    json_array_foreach(list, i, f)
     {
-        if (strcmp(name_of(f), name) == 0)
-            return true;
+        (void)snprintf(path, sizeof(path), "%s/%s", c->databases, name_of(f));
+        if (!lists(c->files, name_of(f)) && is_in_place(c, f) && unlink(path) != 0 &&
+            errno != ENOENT)
+            return err_set(info, ERR_IO, errno, "remove %s", path);
     }
-    return false;
+    return ERR_OK;
 }
 
 enum err cluster_finish(struct cluster_files *c, struct err_info *info)
 {
-    char path[PATH_BYTES];
     const json_t *one;
     size_t i;
 
@@ -460,13 +571,12 @@ enum err cluster_finish(struct cluster_files *c, struct err_info *info)
             return err_set(info, ERR_IO, 0, "%s was fetched but not taken", name_of(one));
         unstage(c, name_of(one));
     }
-    json_array_foreach(c->old, i, one)
-    {
-        const char *name = name_of(one);
-
-        (void)snprintf(path, sizeof(path), "%s/%s", c->databases, name);
-        if (!lists(c->files, name) && unlink(path) != 0 && errno != ENOENT)
-            return err_set(info, ERR_IO, errno, "remove %s", path);
-    }
-    return keep(c, info);
+    enum err e = remove_old(c, c->old, info);
+    if (e == ERR_OK)
+        e = remove_old(c, c->handed, info);
+    if (e == ERR_OK)
+        e = keep(c, info);
+    if (e == ERR_OK)
+        (void)unlink(c->handed_path); /* the manifest says the same now */
+    return e;
 }

@@ -6,10 +6,11 @@
  * Shape     <databases>/.redoubt/NAME  fetched and verified; freshclam takes it from there,
  *                                      tries it and puts it beside the others
  *           <state_dir>/custom.json        the manifest that was taken last, signature first
+ *           <state_dir>/custom-handed.json what freshclam was given since then
  * Safety    The manifest verifies with the authority that the device has pinned, and its
- *           serial never falls: an old set cannot be played back.  What is removed is only
- *           what an earlier manifest listed.  The worker is root, the folder of the databases
- *           is freshclam's: nothing there is followed or changed by its name.
+ *           serial never falls: an old set cannot be played back.  What is replaced or
+ *           removed is only what this put there.  The worker is root, the folder of the
+ *           databases is freshclam's: nothing there is followed or changed by its name.
  * Threads   in the worker; blocks
  * Source    docs/protocol/signatures.md
  */
@@ -24,14 +25,15 @@
 struct cluster_files {
     struct worker *worker;
     const char *web, *ca, *databases; /* borrowed */
-    char kept[300], stage[300];
+    char kept[300], handed_path[300], stage[300];
     int stage_fd;   /* -1: not open */
     char *manifest; /* verified; NULL: nothing is published, or it is not known */
     size_t manifest_n;
     char *signature;
     size_t signature_n;
-    json_t *files; /* of the manifest */
-    json_t *old;   /* of the one that was taken before */
+    json_t *files;  /* of the manifest */
+    json_t *old;    /* of the one that was taken before */
+    json_t *handed; /* what may have been installed since then */
 };
 
 /* web: "http://host:8060"; state: folder.  To be released whatever the result. */
