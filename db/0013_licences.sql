@@ -427,7 +427,7 @@ BEGIN
     END IF;
     SELECT * INTO STRICT l FROM redoubt.licence x WHERE x.id = l.id;
     PERFORM redoubt.audit_add(actor, 'licence_import', l.id::text, NULL,
-                              d - 'licence' || jsonb_build_object('licence', l.licence));
+        d - 'licence' - 'code' - 'nonce' || jsonb_build_object('licence', l.licence));
     RETURN jsonb_build_object('status', 201, 'body',
                               redoubt.licence_json(l, redoubt.licence_now()));
 END $$;

@@ -403,6 +403,9 @@ def test_without_a_way_to_the_vendor_files_are_carried(place, tmp_path):
     assert "signature" in place.ctl("licence", "import", str(forged), code=1)
     place.ctl("licence", "import", str(answer))
     assert place.licence(entry)["state"] == "valid"
+    (kept,), = place.database.query("SELECT after FROM redoubt.audit WHERE object = %s"
+                                    " AND action = 'licence_import'", entry)
+    assert kept["state"] == "ok" and not {"code", "nonce"} & set(kept)
     world.eventually("leases", lambda: request(proxy, place.certificates, "d1")[0] == 200)
     assert "imported before" in place.ctl("licence", "import", str(answer), code=6)
     again = json.loads(place.ctl("licence", "request", entry[:8]))
