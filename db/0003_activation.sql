@@ -44,6 +44,7 @@ CREATE TABLE redoubt.licence (
     valid_until timestamptz,
     stale_until timestamptz,
     nonce       text UNIQUE,
+    was_active  boolean NOT NULL DEFAULT false,
     tries       integer NOT NULL DEFAULT 0,
     next_try_at timestamptz,
     error       text NOT NULL DEFAULT '',
@@ -62,8 +63,19 @@ COMMENT ON COLUMN redoubt.licence.licence IS
 COMMENT ON COLUMN redoubt.licence.nonce IS
     'Of the request to the vendor that is under way; stored before it is sent, so that who
      repeats it, on either node, repeats the same one.';
+COMMENT ON COLUMN redoubt.licence.was_active IS
+    'The code was removed once while the vendor had it as active here.';
 COMMENT ON COLUMN redoubt.licence.stale_until IS
     'valid_until of the answer and its grace: so long it counts without the vendor.';
+
+CREATE TABLE redoubt.licence_code (
+    code       text PRIMARY KEY,
+    nonce      text,
+    was_active boolean NOT NULL,
+    removed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE redoubt.licence_code IS
+    'Codes that were removed: one that comes back is not activated once more.';
 
 CREATE TABLE redoubt.seat (
     device     uuid PRIMARY KEY,
@@ -84,6 +96,8 @@ CREATE INDEX seat_by_expiry ON redoubt.seat (expires_at);
 CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.licensing
     FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
 CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.licence
+    FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
+CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.licence_code
     FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
 CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.seat
     FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();

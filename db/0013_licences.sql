@@ -195,7 +195,8 @@ BEGIN
     WHERE x.id = entry RETURNING * INTO STRICT l;
     SELECT * INTO STRICT k FROM redoubt.licensing;
     RETURN jsonb_build_object('format', 1, 'kind', 'request',
-        'purpose', CASE WHEN l.licence IS NULL THEN 'activate' ELSE 'refresh' END,
+        'purpose', CASE WHEN l.licence IS NULL AND NOT l.was_active
+                        THEN 'activate' ELSE 'refresh' END,
         'code', l.code, 'nonce', l.nonce, 'cluster', k.cluster,
         'installation', k.installation, 'lease_key', k.lease_key,
         'seats_used', (SELECT count(*) FROM redoubt.seat s
@@ -344,11 +345,13 @@ BEGIN
         redoubt.licence_json(redoubt.licence_of(path), redoubt.licence_now()));
 END $$;
 
--- A code; the proxy asks the vendor at once.  One that was refused is asked for anew.
+-- A code; the proxy asks the vendor at once.  One that was refused is asked for anew; one
+-- that was removed goes on with the request that it had.
 CREATE FUNCTION redoubt.api_licence_add(actor jsonb, path jsonb, query jsonb, body jsonb)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     given  text := body ->> 'code';
+    once   redoubt.licence_code;
     before redoubt.licence;
     l      redoubt.licence;
 BEGIN
@@ -366,8 +369,10 @@ BEGIN
     END IF;
     SELECT * INTO before FROM redoubt.licence x WHERE x.code = given FOR UPDATE;
     IF NOT FOUND THEN
-        INSERT INTO redoubt.licence (source, code, next_try_at, added_by)
-        VALUES ('code', given, clock_timestamp(), coalesce(actor ->> 'name', ''))
+        DELETE FROM redoubt.licence_code x WHERE x.code = given RETURNING * INTO once;
+        INSERT INTO redoubt.licence (source, code, nonce, was_active, next_try_at, added_by)
+        VALUES ('code', given, once.nonce, coalesce(once.was_active, false), clock_timestamp(),
+                coalesce(actor ->> 'name', ''))
         RETURNING * INTO l;
         PERFORM redoubt.audit_add(actor, 'licence_add', l.id::text, NULL,
                                   jsonb_build_object('code', '...' || right(given, 4)));
@@ -453,6 +458,18 @@ BEGIN
     RETURN jsonb_build_object('status', 200, 'body', redoubt.licence_request(l.id)::jsonb);
 END $$;
 
+-- What the vendor may have of a code is kept, of the last thousand.  Not of one that the
+-- vendor refused: it starts anew.
+CREATE FUNCTION redoubt.licence_code_keep(l redoubt.licence) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO redoubt.licence_code (code, nonce, was_active)
+    SELECT l.code, l.nonce, l.was_active OR l.licence IS NOT NULL
+    WHERE l.code IS NOT NULL AND l.refused IS NULL
+      AND (l.nonce IS NOT NULL OR l.was_active OR l.licence IS NOT NULL);
+    DELETE FROM redoubt.licence_code x
+    WHERE x.code IN (SELECT y.code FROM redoubt.licence_code y
+                     ORDER BY y.removed_at DESC OFFSET 1000)
+$$;
+
 CREATE FUNCTION redoubt.api_licence_delete(actor jsonb, path jsonb, query jsonb, body jsonb)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -467,6 +484,7 @@ BEGIN
             'Remove that file on both nodes.', 'licence_file');
     END IF;
     b := redoubt.licence_json(l, redoubt.licence_now());
+    PERFORM redoubt.licence_code_keep(l);
     DELETE FROM redoubt.licence x WHERE x.id = l.id;
     PERFORM redoubt.audit_add(actor, 'licence_remove', l.id::text, b, NULL);
     PERFORM redoubt.licences_tell();

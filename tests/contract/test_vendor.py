@@ -160,7 +160,8 @@ class Installation:
             "SELECT data FROM redoubt.event WHERE kind = %s ORDER BY id", kind)]
 
     def clean(self):
-        self.fenced("DELETE FROM redoubt.licence; DELETE FROM redoubt.seat;"
+        self.fenced("DELETE FROM redoubt.licence; DELETE FROM redoubt.licence_code;"
+                    "DELETE FROM redoubt.seat;"
                     "UPDATE redoubt.licensing SET t_max = 'epoch', clock = 'ok', state = 'none';"
                     "SELECT redoubt.licences_changed()")
 
@@ -386,6 +387,31 @@ def test_a_node_that_breaks_while_it_asks_activates_nothing_twice(place):
         first.stop()
         second.stop()
     place.clean()
+
+
+def test_a_code_that_was_removed_and_comes_back_is_activated_once(place, proxy):
+    assert proxy.process.poll() is None
+    code = "CODE-TWO-0001"
+    place.service.codes({code: {"seats": 5}})
+    place.service.mode("slow")  # the vendor has it in the books, and the answer does not come
+    entry = place.add(code)
+    world.eventually("asked", lambda: place.service.activations(code), 30)
+    place.ctl("licence", "remove", entry[:8], "--yes")
+    place.service.mode("ok")
+    entry = place.add(code)
+    place.wait_state(entry, "valid")
+    place.ctl("licence", "remove", entry[:8], "--yes")  # after the answer there is no nonce
+    entry = place.add(code)
+    place.wait_state(entry, "valid")
+    assert len(place.service.activations(code)) == 1
+    # One that the vendor refuses is forgotten, and may be activated anew.
+    place.service.codes({})
+    place.ask_now()
+    place.wait_state(entry, "refused")
+    place.ctl("licence", "remove", entry[:8], "--yes")
+    place.service.codes({code: {"seats": 5, "max": 2}})
+    place.wait_state(place.add(code), "valid")
+    assert len(place.service.activations(code)) == 2
 
 
 def test_without_a_way_to_the_vendor_files_are_carried(place, tmp_path):
