@@ -109,13 +109,19 @@ BEGIN
     END LOOP;
 END $$;
 
--- The package that a device is to have (0014), for whom it may have changed.  NULL: none.
+-- The package that a device is to have (0014), for whom it may have changed.  NULL: none.  As
+-- long as there is no rollout, this costs one look for the whole batch.
 CREATE FUNCTION redoubt.exchange_offers(items jsonb) RETURNS TABLE (n bigint, answer jsonb)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
+    IF NOT EXISTS (SELECT FROM redoubt.rollout_device) THEN
+        RETURN;
+    END IF;
     RETURN QUERY
-    SELECT i.n, jsonb_build_object('package', redoubt.package_offer((i.item ->> 'device')::uuid))
+    SELECT i.n, jsonb_build_object('package', CASE WHEN EXISTS (
+               SELECT FROM redoubt.rollout_device x WHERE x.device_id = (i.item ->> 'device')::uuid)
+               THEN redoubt.package_offer((i.item ->> 'device')::uuid) END)
     FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
     WHERE i.item ?| ARRAY['hello', 'refresh', 'packages'];
 END $$;
@@ -169,8 +175,11 @@ BEGIN
         PERFORM redoubt.exchange_flood(items);
     END IF;
     IF 'packages' = ANY (has) THEN
-        PERFORM redoubt.x_packages((SELECT jsonb_agg(i.item) FROM jsonb_array_elements(items)
-                                    AS i (item) WHERE i.item ? 'packages'));
+        PERFORM redoubt.x_packages((
+            SELECT jsonb_agg(jsonb_build_object('device', i.item -> 'device',
+                                                'packages', i.item -> 'packages') ORDER BY i.n)
+            FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n)
+            WHERE i.item ? 'packages'));
     END IF;
     SELECT coalesce(jsonb_agg(jsonb_build_array(x.n, x.answer)), '[]') INTO more
     FROM (SELECT * FROM redoubt.x_csr(items) WHERE 'csr' = ANY (has)

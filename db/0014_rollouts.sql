@@ -43,6 +43,8 @@ CREATE TABLE redoubt.rollout (
     filled       boolean NOT NULL DEFAULT false,
     soak_until   timestamptz,
     looked_at    timestamptz NOT NULL DEFAULT now(),
+    stepped_at   timestamptz NOT NULL DEFAULT now(),
+    awake_at     timestamptz NOT NULL DEFAULT now(),
     version      bigint NOT NULL DEFAULT 1,
     created_at   timestamptz NOT NULL DEFAULT now(),
     created_by   text NOT NULL,
@@ -55,6 +57,9 @@ COMMENT ON COLUMN redoubt.rollout.grace_s IS
     'A device that is not healthy after the soak has so long to become it.';
 COMMENT ON COLUMN redoubt.rollout.silent_s IS
     'A device that was to say something and says nothing for so long has failed.';
+COMMENT ON COLUMN redoubt.rollout.stepped_at IS 'When it was last looked after, to a few seconds.';
+COMMENT ON COLUMN redoubt.rollout.awake_at IS
+    'Since when it is looked after without a gap: no silence of before counts.';
 CREATE INDEX rollout_by_age ON redoubt.rollout (created_at, id);
 CREATE TRIGGER fenced BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON redoubt.rollout
     FOR EACH STATEMENT EXECUTE FUNCTION redoubt.fenced();
@@ -80,6 +85,8 @@ CREATE TABLE redoubt.rollout_device (
     healthy       boolean NOT NULL DEFAULT false,
     percent       integer NOT NULL DEFAULT 0 CHECK (percent BETWEEN 0 AND 100),
     why           text NOT NULL DEFAULT '',
+    late          boolean NOT NULL DEFAULT false,
+    silent        boolean NOT NULL DEFAULT false,
     before        text NOT NULL,
     status_before text NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT now(),
@@ -87,6 +94,10 @@ CREATE TABLE redoubt.rollout_device (
     PRIMARY KEY (rollout_id, device_id)
 );
 COMMENT ON TABLE redoubt.rollout_device IS 'How far a rollout is on a device.';
+COMMENT ON COLUMN redoubt.rollout_device.late IS
+    'It joined when its wave was full, or was away when the soak began: that is not held up by it.';
+COMMENT ON COLUMN redoubt.rollout_device.silent IS
+    'It failed because it said nothing: if it says later that it has it, that counts.';
 COMMENT ON COLUMN redoubt.rollout_device.before IS 'The version that it had: where a roll-back leads.';
 CREATE INDEX rollout_device_latest ON redoubt.rollout_device (device_id, created_at);
 CREATE INDEX rollout_device_state ON redoubt.rollout_device (rollout_id, state);
@@ -116,7 +127,8 @@ BEGIN
     RETURN found;
 END $$;
 
--- The row that says what a device is to have: the newest one that says anything.
+-- The row that says what a device is to have: the newest one that says anything.  One that
+-- failed says something as long as the device has what it brought.
 -- (PL/pgSQL keeps the plans of its statements: this is asked for each device that connects.)
 CREATE FUNCTION redoubt.rollout_row(device uuid) RETURNS redoubt.rollout_device
 LANGUAGE plpgsql STABLE AS $$
@@ -127,7 +139,11 @@ BEGIN
     FROM redoubt.rollout_device x JOIN redoubt.rollout r ON r.id = x.rollout_id
     WHERE x.device_id = rollout_row.device
       AND (x.state IN ('downloading', 'installing', 'installed', 'returning', 'rolled_back')
-           OR (x.state = 'offered' AND r.state IN ('running', 'done')))
+           OR (x.state = 'offered' AND r.state IN ('running', 'done'))
+           OR (x.state = 'failed'
+               AND EXISTS (SELECT FROM redoubt.device_package k
+                           WHERE k.device_id = x.device_id AND k.name = r.name
+                             AND k.version = r.target)))
     ORDER BY x.created_at DESC, x.rollout_id LIMIT 1;
     RETURN found;
 END $$;
@@ -162,7 +178,7 @@ DECLARE
     x redoubt.rollout_device;
 BEGIN
     x := redoubt.rollout_row(device);
-    IF x.device_id IS NULL OR x.state IN ('installed', 'rolled_back')
+    IF x.device_id IS NULL OR x.state = 'failed' OR x.state IN ('installed', 'rolled_back')
        AND EXISTS (SELECT FROM redoubt.device_package k
                    JOIN redoubt.rollout r ON r.id = x.rollout_id AND r.name = k.name
                    WHERE k.device_id = x.device_id
@@ -196,15 +212,22 @@ BEGIN
     -- An answer to another offer than the present one is late, and says nothing about this one.
     IF offer ->> 'name' IS DISTINCT FROM told ->> 'name'
        OR offer ->> 'hash' IS DISTINCT FROM told ->> 'hash'
-       OR (x.state IN ('installed', 'rolled_back') AND word <> 'failed') THEN
+       OR (x.state IN ('installed', 'rolled_back') AND word <> 'failed')
+       OR (x.state = 'failed' AND NOT (x.silent AND word = 'installed')) THEN
         RETURN;
     END IF;
     x.percent := CASE WHEN word = 'downloading' AND redoubt.is_whole(told -> 'percent', 0, 100)
                       THEN (told ->> 'percent')::integer ELSE x.percent END;
     IF word = 'installed' AND told ->> 'has' = offer ->> 'version' THEN
-        x.state := CASE x.state WHEN 'returning' THEN 'rolled_back' ELSE 'installed' END;
+        -- Who comes with it when all others were taken back is to go back, too.
+        x.state := CASE WHEN x.state = 'returning' THEN 'rolled_back'
+                        WHEN x.state = 'failed' AND EXISTS (
+                            SELECT FROM redoubt.rollout r
+                            WHERE r.id = x.rollout_id AND r.state = 'rolled_back') THEN 'returning'
+                        ELSE 'installed' END;
         x.percent := 100;
         x.why := '';
+        x.silent := false;
     ELSIF word = 'failed' THEN
         x.why := left(CASE x.state WHEN 'returning' THEN 'roll-back: ' ELSE '' END
                       || coalesce(told ->> 'error', ''), 1000);
@@ -214,24 +237,21 @@ BEGIN
         x.state := word;
     END IF;
     UPDATE redoubt.rollout_device d
-    SET state = x.state, percent = x.percent, why = x.why, healthy = x.healthy, changed_at = now()
+    SET state = x.state, percent = x.percent, why = x.why, healthy = x.healthy,
+        silent = x.silent, changed_at = now()
     WHERE d.rollout_id = x.rollout_id AND d.device_id = x.device_id;
 END $$;
 
--- items with "packages": {"takes": bool, "list": [{"name", "has", "hash", "state", "percent",
--- "error"}]}.  Answers nothing.
-CREATE FUNCTION redoubt.x_packages(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    word record;
+-- What these devices have is written down anew.  A device tells all that it has; one that makes
+-- up names keeps the last ones only.
+CREATE FUNCTION redoubt.packages_told(items jsonb, news uuid[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM redoubt.check_epoch();
-    -- Most say what they said before: nothing is written then.  A device tells all that it has;
-    -- one that makes up names keeps the last ones only.
     WITH told AS MATERIALIZED (
         SELECT DISTINCT ON (1, 2) (i.item ->> 'device')::uuid AS device, s.s ->> 'name' AS name,
                (i.item #>> '{packages,takes}')::boolean AS takes, s.s ->> 'has' AS has
         FROM jsonb_array_elements(items) WITH ORDINALITY AS i (item, n),
              jsonb_array_elements(i.item #> '{packages,list}') AS s (s)
+        WHERE (i.item ->> 'device')::uuid = ANY (news)
         ORDER BY 1, 2, i.n DESC
     ), gone AS (
         DELETE FROM redoubt.device_package p USING (SELECT DISTINCT d.device FROM told d) d
@@ -245,6 +265,37 @@ BEGIN
     ORDER BY 1, 2
     ON CONFLICT (device_id, name) DO UPDATE
     SET takes = excluded.takes, version = excluded.version, at = now();
+END $$;
+
+-- items with "packages": {"takes": bool, "list": [{"name", "has", "hash", "state", "percent",
+-- "error"}]}.  Answers nothing.
+CREATE FUNCTION redoubt.x_packages(items jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    word  record;
+    news  uuid[];
+    heard boolean;
+BEGIN
+    PERFORM redoubt.check_epoch();
+    -- Most say what they said before: that costs a look at what they have, and no more.
+    SELECT array_agg(DISTINCT t.device) FILTER (WHERE
+               jsonb_array_length(t.list)
+                   <> (SELECT count(*) FROM redoubt.device_package o WHERE o.device_id = t.device)
+               OR EXISTS (SELECT FROM jsonb_array_elements(t.list) AS s (s)
+                          WHERE NOT EXISTS (SELECT FROM redoubt.device_package o
+                                            WHERE o.device_id = t.device AND o.name = s.s ->> 'name'
+                                              AND o.version = s.s ->> 'has'
+                                              AND o.takes = t.takes))),
+           bool_or(EXISTS (SELECT FROM redoubt.rollout_device x WHERE x.device_id = t.device))
+    INTO news, heard
+    FROM (SELECT (i.item ->> 'device')::uuid AS device, i.item #> '{packages,list}' AS list,
+                 (i.item #>> '{packages,takes}')::boolean AS takes
+          FROM jsonb_array_elements(items) AS i (item)) t;
+    IF news IS NOT NULL THEN
+        PERFORM redoubt.packages_told(items, news);
+    END IF;
+    IF heard IS NOT TRUE THEN
+        RETURN;
+    END IF;
 
     FOR word IN
         SELECT (i.item ->> 'device')::uuid AS device, s.s AS told
@@ -254,7 +305,7 @@ BEGIN
           AND EXISTS (SELECT FROM redoubt.rollout_device x
                       WHERE x.device_id = (i.item ->> 'device')::uuid
                         AND (x.state IN ('offered', 'downloading', 'installing', 'returning')
-                             OR s.s ->> 'state' = 'failed'))
+                             OR x.silent OR s.s ->> 'state' = 'failed'))
         ORDER BY 1, i.n LOOP
         PERFORM redoubt.rollout_told(word.device, word.told);
     END LOOP;
@@ -268,15 +319,17 @@ CREATE FUNCTION redoubt.version_numbers(version text) RETURNS bigint[] LANGUAGE 
                                     '.')::bigint[], '{}')
 $$;
 
--- Devices that a rollout could still be offered to, in its order.
+-- Devices that a rollout could still be offered to, in its order: those that are there first, so
+-- that no wave waits for a computer in a drawer.
 CREATE FUNCTION redoubt.rollout_candidates(r redoubt.rollout)
 RETURNS TABLE (device_id uuid, before text, status text) LANGUAGE sql STABLE AS $$
     SELECT d.id, k.version, d.status
     FROM redoubt.device d
     JOIN redoubt.device_group g ON g.id = d.group_id
     JOIN redoubt.device_package k ON k.device_id = d.id AND k.name = r.name
+    CROSS JOIN redoubt.fence f
     WHERE d.state = 'active' AND k.takes AND k.version <> r.target
-      AND (r.group_path = '/' OR g.path = r.group_path OR starts_with(g.path, r.group_path || '/'))
+      AND r.group_id = ANY (g.lineage)
       AND k.version = ANY (ARRAY( -- there are few versions, and many devices
           SELECT v.version FROM (SELECT DISTINCT o.version FROM redoubt.device_package o
                                  WHERE o.name = r.name) v
@@ -288,7 +341,7 @@ RETURNS TABLE (device_id uuid, before text, status text) LANGUAGE sql STABLE AS 
                       JOIN redoubt.rollout o ON o.id = x.rollout_id
                       WHERE x.device_id = d.id AND (o.id = r.id OR (o.name = r.name
                             AND o.state IN ('running', 'paused'))))
-    ORDER BY md5(r.id::text || d.id::text)
+    ORDER BY d.connected_epoch IS DISTINCT FROM f.epoch, md5(r.id::text || d.id::text)
 $$;
 
 -- Writes down who is in the present wave, at most so many at once; how many there were.
@@ -299,8 +352,8 @@ DECLARE
     n     bigint;
 BEGIN
     SELECT count(*) INTO there FROM redoubt.rollout_device x WHERE x.rollout_id = r.id;
-    INSERT INTO redoubt.rollout_device (rollout_id, device_id, wave, before, status_before)
-    SELECT r.id, c.device_id, r.wave, c.before, c.status
+    INSERT INTO redoubt.rollout_device (rollout_id, device_id, wave, late, before, status_before)
+    SELECT r.id, c.device_id, r.wave, r.filled, c.before, c.status
     FROM (SELECT a.*, row_number() OVER () AS i, count(*) OVER () AS n
           FROM redoubt.rollout_candidates(r) a) c
     WHERE c.i <= least(most, ceil((there + c.n) * r.waves[r.wave] / 100.0) - there);
@@ -350,6 +403,7 @@ DECLARE
     n bigint;
 BEGIN
     r.wave := r.wave + 1;
+    r.filled := false;
     UPDATE redoubt.rollout o
     SET wave = r.wave, wave_at = now(), filled = false, soak_until = NULL, why = '',
         changed_at = now(), version = o.version + 1
@@ -361,11 +415,20 @@ BEGIN
         'devices', n));
 END $$;
 
+-- Since when devices can be expected to be there, and to say something: not before this node
+-- became the active one, nor in a time when nobody could listen.
+CREATE FUNCTION redoubt.rollout_awake(r redoubt.rollout) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT greatest(r.awake_at, f.raised_at) FROM redoubt.fence f
+$$;
+
 -- Who had its time to say something and said nothing.
 CREATE FUNCTION redoubt.rollout_silent(r redoubt.rollout) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    IF redoubt.rollout_awake(r) > now() - make_interval(secs => r.silent_s) THEN
+        RETURN;
+    END IF;
     UPDATE redoubt.rollout_device x
-    SET state = 'failed', changed_at = now(), why = CASE x.state
+    SET state = 'failed', silent = true, changed_at = now(), why = CASE x.state
             WHEN 'offered' THEN 'is connected, and did not take what it was offered'
             ELSE format('said nothing for %s s while it was %s', r.silent_s, x.state) END
     FROM redoubt.device d
@@ -375,6 +438,13 @@ BEGIN
            OR (x.state = 'offered' AND redoubt.device_connected(d)
                AND d.connected_at < now() - make_interval(secs => r.silent_s)));
 END $$;
+
+-- Was it there before the soak began?  It is judged at the end of the next one, if not.
+CREATE FUNCTION redoubt.rollout_soaked(r redoubt.rollout, x redoubt.rollout_device)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT x.state = 'installed' AND NOT x.healthy
+           AND (NOT x.late OR x.changed_at <= r.soak_until - make_interval(secs => r.soak_s))
+$$;
 
 -- Devices of the present wave that have the version and are not as well as they should be.
 CREATE FUNCTION redoubt.rollout_unwell(r redoubt.rollout)
@@ -390,8 +460,7 @@ RETURNS TABLE (device_id uuid, name text, why text) LANGUAGE sql STABLE AS $$
           JOIN redoubt.device d ON d.id = x.device_id
           CROSS JOIN redoubt.fence f
           LEFT JOIN redoubt.device_package k ON k.device_id = x.device_id AND k.name = r.name
-          WHERE x.rollout_id = r.id AND x.wave <= r.wave AND x.state = 'installed'
-            AND NOT x.healthy) u
+          WHERE x.rollout_id = r.id AND x.wave <= r.wave AND redoubt.rollout_soaked(r, x)) u
     WHERE u.why IS NOT NULL ORDER BY u.id
 $$;
 
@@ -403,10 +472,10 @@ BEGIN
     SELECT u.name, u.why, count(*) OVER () AS n INTO sick FROM redoubt.rollout_unwell(r) u LIMIT 1;
     IF NOT FOUND THEN
         UPDATE redoubt.rollout_device x SET healthy = true
-        WHERE x.rollout_id = r.id AND x.state = 'installed' AND NOT x.healthy;
+        WHERE x.rollout_id = r.id AND redoubt.rollout_soaked(r, x);
         RETURN true;
     END IF;
-    IF now() < r.soak_until + make_interval(secs => r.grace_s) THEN
+    IF now() < greatest(r.soak_until, redoubt.rollout_awake(r)) + make_interval(secs => r.grace_s) THEN
         UPDATE redoubt.rollout o SET why = left(format('waits for %s devices: %s %s', sick.n,
                                                        sick.name, sick.why), 1000)
         WHERE o.id = r.id;
@@ -418,19 +487,27 @@ BEGIN
     RETURN false; -- with the next look, the failures are counted
 END $$;
 
--- Is there still somebody to wait for?  Who is not connected and has not begun gets it later.
-CREATE FUNCTION redoubt.rollout_busy(r redoubt.rollout) RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (SELECT FROM redoubt.rollout_device x
-                   WHERE x.rollout_id = r.id AND x.state IN ('downloading', 'installing'))
-        OR EXISTS (SELECT FROM redoubt.rollout_device x
-                   JOIN redoubt.device d ON d.id = x.device_id
-                   JOIN redoubt.fence f ON f.epoch = d.connected_epoch
-                   WHERE x.rollout_id = r.id AND x.state = 'offered' AND x.wave = r.wave)
-        OR (EXISTS (SELECT FROM redoubt.rollout_device x
-                    WHERE x.rollout_id = r.id AND x.state = 'offered' AND x.wave = r.wave)
-            AND NOT EXISTS (SELECT FROM redoubt.rollout_device x
-                            WHERE x.rollout_id = r.id AND x.wave = r.wave
-                              AND x.state <> 'offered'))
+-- Whom does the wave wait for?  NULL: nobody.  Who is not connected and has not begun gets it
+-- later, unless that is all of them.
+CREATE FUNCTION redoubt.rollout_waits(r redoubt.rollout) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN EXISTS (SELECT FROM redoubt.rollout_device x
+                     WHERE x.rollout_id = r.id AND x.state IN ('downloading', 'installing')
+                       AND NOT x.late)
+          OR EXISTS (SELECT FROM redoubt.rollout_device x
+                     JOIN redoubt.device d ON d.id = x.device_id
+                     JOIN redoubt.fence f ON f.epoch = d.connected_epoch
+                     WHERE x.rollout_id = r.id AND x.state = 'offered' AND x.wave = r.wave
+                       AND NOT x.late) THEN ''
+        WHEN EXISTS (SELECT FROM redoubt.rollout_device x
+                     WHERE x.rollout_id = r.id AND x.wave = r.wave AND NOT x.late
+                       AND x.state <> 'offered') THEN NULL
+        ELSE (SELECT format('no device of wave %s is connected: waits for %s', r.wave,
+                            coalesce(nullif(d.name, ''), d.id::text))
+              FROM redoubt.rollout_device x JOIN redoubt.device d ON d.id = x.device_id
+              WHERE x.rollout_id = r.id AND x.wave = r.wave AND x.state = 'offered'
+                AND NOT x.late
+              ORDER BY x.device_id LIMIT 1) END
 $$;
 
 CREATE FUNCTION redoubt.rollout_too_many(r redoubt.rollout) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -450,26 +527,37 @@ END $$;
 
 -- One step of a rollout that is running; its row is locked.
 CREATE FUNCTION redoubt.rollout_step(r redoubt.rollout) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    waits text;
 BEGIN
     PERFORM redoubt.rollout_silent(r);
     IF r.group_id IS NULL THEN
         PERFORM redoubt.rollout_end(r, 'failed', 'its group was removed');
+        RETURN;
     ELSIF redoubt.rollout_too_many(r) THEN
         RETURN;
     ELSIF r.wave = 0 THEN
         PERFORM redoubt.rollout_wave(r);
+        RETURN;
     ELSIF NOT r.filled OR (r.wave = cardinality(r.waves)
                            AND r.looked_at < now() - interval '10 seconds') THEN
         UPDATE redoubt.rollout o SET looked_at = now() WHERE o.id = r.id;
         IF redoubt.rollout_fill(r) = 0 AND NOT r.filled THEN
             UPDATE redoubt.rollout o SET filled = true WHERE o.id = r.id;
         END IF;
-    ELSIF redoubt.rollout_busy(r) THEN
-        UPDATE redoubt.rollout o SET soak_until = NULL
-        WHERE o.id = r.id AND o.soak_until IS NOT NULL;
+        RETURN;
+    END IF;
+    waits := redoubt.rollout_waits(r);
+    IF waits IS NOT NULL THEN
+        UPDATE redoubt.rollout o SET soak_until = NULL, why = left(waits, 1000)
+        WHERE o.id = r.id AND (o.soak_until IS NOT NULL OR o.why <> left(waits, 1000));
     ELSIF r.soak_until IS NULL THEN
-        UPDATE redoubt.rollout o SET soak_until = now() + make_interval(secs => r.soak_s)
+        UPDATE redoubt.rollout o
+        SET soak_until = now() + make_interval(secs => r.soak_s), why = ''
         WHERE o.id = r.id;
+        -- Who is away gets it later, and does not begin the soak anew.
+        UPDATE redoubt.rollout_device x SET late = true
+        WHERE x.rollout_id = r.id AND x.state = 'offered' AND NOT x.late;
     ELSIF now() < r.soak_until OR NOT redoubt.rollout_healthy(r) THEN
         RETURN;
     ELSIF r.wave < cardinality(r.waves) THEN
@@ -479,25 +567,51 @@ BEGIN
     END IF;
 END $$;
 
--- A roll-back is over when nobody is on the way back any more.
+-- A roll-back is over when nobody is on the way back any more, but those who had their time and
+-- said nothing: they are offered it when they come.
 CREATE FUNCTION redoubt.rollouts_returned() RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    r redoubt.rollout;
-    n bigint := 0;
+    r    redoubt.rollout;
+    n    bigint := 0;
+    away bigint;
 BEGIN
     FOR r IN SELECT * FROM redoubt.rollout o
              WHERE o.state = 'rolled_back' AND o.finished_at IS NULL
                AND NOT EXISTS (SELECT FROM redoubt.rollout_device x
-                               WHERE x.rollout_id = o.id AND x.state = 'returning')
+                               WHERE x.rollout_id = o.id AND x.state = 'returning'
+                                 AND greatest(x.changed_at, redoubt.rollout_awake(o))
+                                     >= now() - make_interval(secs => o.silent_s))
              ORDER BY o.created_at LIMIT 20 FOR UPDATE SKIP LOCKED LOOP
+        SELECT count(*) INTO away FROM redoubt.rollout_device x
+        WHERE x.rollout_id = r.id AND x.state = 'returning';
         UPDATE redoubt.rollout o SET finished_at = now(), changed_at = now(),
-               version = o.version + 1 WHERE o.id = r.id;
+               version = o.version + 1,
+               why = left(o.why || CASE WHEN away > 0
+                   THEN format('; %s are not back yet', away) ELSE '' END, 1000)
+        WHERE o.id = r.id RETURNING * INTO r;
+        DELETE FROM redoubt.rollout_package p WHERE p.rollout_id = r.id;
         PERFORM redoubt.event_add(NULL, 'rollout_finished', 'info', jsonb_build_object(
             'rollout', r.id, 'name', r.name, 'version', r.target, 'group', r.group_path,
             'state', 'rolled_back', 'why', r.why, 'totals', redoubt.rollout_totals(r.id)));
         n := n + 1;
     END LOOP;
     RETURN n;
+END $$;
+
+-- Who was at it when a rollout ended, and was never heard of again.
+CREATE FUNCTION redoubt.rollouts_lost() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    r redoubt.rollout;
+BEGIN
+    FOR r IN SELECT * FROM redoubt.rollout o
+             WHERE o.state NOT IN ('running', 'paused')
+               AND EXISTS (SELECT FROM redoubt.rollout_device x
+                           WHERE x.rollout_id = o.id AND x.state IN ('downloading', 'installing')
+                             AND greatest(x.changed_at, redoubt.rollout_awake(o))
+                                 < now() - make_interval(secs => o.silent_s))
+             LIMIT 20 FOR UPDATE SKIP LOCKED LOOP
+        PERFORM redoubt.rollout_silent(r);
+    END LOOP;
 END $$;
 
 -- Who joins the group later is offered what the newest rollout there has brought.
@@ -528,7 +642,9 @@ BEGIN
     WHERE r.finished_at < now() - (SELECT make_interval(days => e.days)
                                    FROM redoubt.event_retention e WHERE e.kind = '@run')
       AND EXISTS (SELECT FROM redoubt.rollout l
-                  WHERE l.name = r.name AND l.group_path = r.group_path
+                  WHERE l.name = r.name
+                    AND (l.group_id = r.group_id
+                         OR (r.group_id IS NULL AND l.group_path = r.group_path))
                     AND l.created_at > r.created_at AND l.state = 'done')
     ORDER BY r.finished_at LIMIT 1 FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
@@ -549,11 +665,20 @@ DECLARE
     n bigint := 0;
 BEGIN
     PERFORM redoubt.check_epoch();
+    IF NOT EXISTS (SELECT FROM redoubt.rollout) THEN
+        RETURN 0;
+    END IF;
     FOR r IN SELECT * FROM redoubt.rollout o WHERE o.state = 'running'
-             ORDER BY o.created_at LIMIT 20 FOR UPDATE SKIP LOCKED LOOP
+             ORDER BY o.stepped_at, o.created_at LIMIT 20 FOR UPDATE SKIP LOCKED LOOP
+        IF r.stepped_at < now() - interval '1 minute' THEN
+            r.awake_at := now(); -- the DBMS was away, or nobody was active
+        END IF;
+        UPDATE redoubt.rollout o SET stepped_at = now(), awake_at = r.awake_at
+        WHERE o.id = r.id AND o.stepped_at < now() - interval '4 seconds';
         PERFORM redoubt.rollout_step(r);
         n := n + 1;
     END LOOP;
+    PERFORM redoubt.rollouts_lost();
     PERFORM redoubt.rollouts_trim();
     RETURN n + redoubt.rollouts_returned() + redoubt.rollouts_late();
 END $$;
@@ -562,7 +687,8 @@ END $$;
 
 CREATE FUNCTION redoubt.rollout_json(r redoubt.rollout) RETURNS jsonb LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object('id', r.id, 'package', r.name, 'version', r.target,
-        'group', jsonb_build_object('id', r.group_id, 'path', r.group_path),
+        'group', jsonb_build_object('id', r.group_id, 'path', coalesce(
+            (SELECT g.path FROM redoubt.device_group g WHERE g.id = r.group_id), r.group_path)),
         'waves', to_jsonb(r.waves), 'soak_s', r.soak_s, 'max_failures', r.max_failures,
         'state', r.state, 'why', r.why, 'wave', r.wave, 'wave_at', r.wave_at,
         'soak_until', r.soak_until, 'totals', redoubt.rollout_totals(r.id),
@@ -686,14 +812,16 @@ BEGIN
             'Publish it first: redoubt package publish FILE. A private package cannot be rolled out.',
             'package_unknown');
     END IF;
-    SELECT * INTO other FROM redoubt.rollout o
+    SELECT o.* INTO other
+    FROM redoubt.rollout o
+    JOIN redoubt.device_group its ON its.id = o.group_id
+    JOIN redoubt.device_group mine ON mine.id = r.group_id
     WHERE o.name = r.name AND o.state IN ('running', 'paused')
-      AND (o.group_path IN (r.group_path, '/') OR r.group_path = '/'
-           OR starts_with(o.group_path, r.group_path || '/')
-           OR starts_with(r.group_path, o.group_path || '/')) LIMIT 1;
+      AND (its.id = ANY (mine.lineage) OR mine.id = ANY (its.lineage)) LIMIT 1;
     IF FOUND THEN
         PERFORM redoubt.api_refuse(409, 'Another rollout goes on',
-            format('%s %s is being rolled out to %s.', other.name, other.target, other.group_path),
+            format('%s %s is being rolled out to %s.', other.name, other.target,
+                   redoubt.rollout_json(other) #>> '{group,path}'),
             'Wait for its end, or stop it.', 'rollout_goes_on');
     END IF;
     SELECT count(*) INTO n FROM redoubt.rollout_candidates(r);
@@ -782,9 +910,10 @@ CREATE FUNCTION redoubt.rollout_set(actor jsonb, r redoubt.rollout, state text) 
 LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE redoubt.rollout o
-    SET state = rollout_set.state, changed_at = now(), version = o.version + 1, why = ''
+    SET state = rollout_set.state, changed_at = now(), version = o.version + 1, why = '',
+        soak_until = NULL, stepped_at = now(), awake_at = now()
     WHERE o.id = r.id;
-    -- The time that it was paused is nobody's silence.
+    -- The time that it was paused is nobody's silence, and nobody's soak.
     UPDATE redoubt.rollout_device x SET changed_at = now()
     WHERE x.rollout_id = r.id AND x.state IN ('offered', 'downloading', 'installing');
     PERFORM redoubt.audit_add(actor, 'rollout_' || CASE rollout_set.state
@@ -825,12 +954,13 @@ BEGIN
     RETURN redoubt.rollout_answer(r.id);
 END $$;
 
--- Devices that have it from this rollout, or are at it; not those that another one has given
--- something else since.
+-- Devices that have it from this rollout, well or not, or are at it; not those that another one
+-- has given something else since.
 CREATE FUNCTION redoubt.rollout_bearers(r redoubt.rollout) RETURNS SETOF redoubt.rollout_device
 LANGUAGE sql STABLE AS $$
     SELECT x.* FROM redoubt.rollout_device x
-    WHERE x.rollout_id = r.id AND x.state IN ('downloading', 'installing', 'installed')
+    WHERE x.rollout_id = r.id
+      AND x.state IN ('downloading', 'installing', 'installed', 'failed')
       AND (redoubt.rollout_row(x.device_id)).rollout_id = r.id
 $$;
 
@@ -856,8 +986,13 @@ BEGIN
     PERFORM redoubt.audit_add(actor, 'rollout_rollback', r.id::text,
         jsonb_build_object('state', r.state), '{"state": "rolled_back"}');
     PERFORM redoubt.rollout_end(r, 'rolled_back', 'rolled back by ' || coalesce(actor ->> 'name', 'somebody'));
+    INSERT INTO redoubt.rollout_package (rollout_id, package_id) -- not to be removed meanwhile
+    SELECT DISTINCT r.id, (redoubt.package_for(r.name, x.before,
+                                               redoubt.platform_of(d.description))).id
+    FROM redoubt.rollout_bearers(r) x JOIN redoubt.device d ON d.id = x.device_id;
     UPDATE redoubt.rollout_device x
-    SET state = 'returning', healthy = false, percent = 0, changed_at = now()
+    SET state = 'returning', healthy = false, percent = 0, why = '', silent = false,
+        changed_at = now()
     WHERE x.rollout_id = r.id AND x.device_id IN (SELECT b.device_id FROM redoubt.rollout_bearers(r) b);
     PERFORM redoubt.rollout_soon(r.id);
     RETURN redoubt.rollout_answer(r.id);

@@ -39,7 +39,7 @@ class World:
             "SELECT redoubt.api_call(%s, %s, %s, %s, %s, write => %s)", name,
             json.dumps(actor or ROOT), json.dumps(path or {}), json.dumps(query or {}),
             json.dumps(body) if body is not None else "{}", write)
-        return answer["body"]
+        return answer.get("body")
 
     def refused(self, *args, **more):
         with pytest.raises(psycopg2.Error) as error:
@@ -71,6 +71,17 @@ class World:
     def due(self, times=1):
         for _ in range(times):
             self.sql("SELECT redoubt.rollouts_due()")
+
+    def pass_time(self, rollout, seconds):
+        """As if so much time had passed since anything happened, looked after all the while."""
+        back = f"- interval '{seconds} s'"
+        self.dbms.query("ALTER TABLE redoubt.fence DISABLE TRIGGER USER;"
+                        f"UPDATE redoubt.fence SET raised_at = raised_at {back};"
+                        "ALTER TABLE redoubt.fence ENABLE TRIGGER USER; SELECT 1", user="postgres")
+        self.sql(f"UPDATE redoubt.rollout SET awake_at = awake_at {back}, "
+                 f"soak_until = soak_until {back} WHERE id = %s", rollout)
+        self.sql(f"UPDATE redoubt.rollout_device SET changed_at = changed_at {back}"
+                 " WHERE rollout_id = %s", rollout)
 
     def get(self, rollout):
         return self.api("api_rollout_get", {"id": rollout}, write=False)
@@ -238,7 +249,15 @@ def test_a_device_that_does_not_get_well_stops_it(world):
     world.due(8)
     got = world.get(rollout)
     assert got["state"] == "stopped" and "critical since the upgrade" in got["why"]
-    assert len(offered(devices)) == 0
+    assert len(offered(devices)) == 0, "nobody is told anything until somebody decides"
+    one.hello()
+    assert world.states(rollout)[one.id]["state"] == "failed", "to have it is not to be well"
+    # Who is sick of it is taken back first of all.
+    assert world.act(rollout, "rollback")["totals"]["returning"] == 1
+    assert one.look()["version"] == OLD and one.offer["back"]
+    one.install()
+    world.due()
+    assert world.get(rollout)["finished_at"]
 
 
 def test_too_many_failures_stop_it_loudly(world):
@@ -273,10 +292,78 @@ def test_who_says_nothing_has_failed(world):
     devices[0].gone()
     world.due(3)
     assert world.get(rollout)["state"] == "running", "it may be on its way"
-    world.sql("UPDATE redoubt.rollout_device SET changed_at = now() - interval '2 hours'"
-              " WHERE rollout_id = %s", rollout)
+    world.pass_time(rollout, 7200)
     world.due(2)
     assert "said nothing for 1200 s while it was installing" in world.get(rollout)["why"]
+
+
+def test_who_is_heard_of_after_all_counts(world):
+    group = world.group()
+    devices = world.devices(group, 2)
+    rollout = world.start(group, waves=[100], max_failures=2)
+    world.due()
+    assert len(offered(devices)) == 2
+    for one in devices:
+        one.tell("installing")
+        one.gone()
+    world.pass_time(rollout, 7200)
+    world.due()
+    assert world.get(rollout)["totals"]["failed"] == 2
+    devices[0].has = NEW
+    devices[0].hello()
+    assert world.states(rollout)[devices[0].id]["state"] == "installed"
+    # The other one comes when all of them were sent back.
+    assert world.act(rollout, "rollback")["totals"]["returning"] == 1
+    devices[1].has = NEW
+    assert devices[1].hello()["version"] == OLD and devices[1].offer["back"]
+
+
+def test_an_outage_is_nobodys_silence(world):
+    group = world.group()
+    devices = world.devices(group, 3)
+    rollout = world.start(group, waves=[100])
+    world.due()
+    offered(devices)
+    for one in devices[:2]:
+        one.install()
+    devices[2].tell("downloading")
+    world.pass_time(rollout, 7200)
+    world.takeover()
+    world.due(3)
+    assert world.get(rollout)["state"] == "running", "a switch: nobody could be back yet"
+    # The DBMS was away, and the node that is active stayed it.
+    world.pass_time(rollout, 7200)
+    world.sql("UPDATE redoubt.rollout SET stepped_at = now() - interval '2 hours' WHERE id = %s",
+              rollout)
+    world.due(3)
+    assert world.get(rollout)["state"] == "running", "nobody listened"
+    for one in devices:
+        one.hello()
+    devices[2].install()
+    world.due(5)
+    assert world.get(rollout)["state"] == "done"
+
+
+def test_what_was_installed_before_a_switch_has_its_time_to_come_back(world):
+    group = world.group()
+    devices = world.devices(group, 1)
+    rollout = world.start(group, waves=[100], soak_s=60)
+    world.due()
+    offered(devices)
+    devices[0].install()
+    world.due(4)
+    assert world.get(rollout)["soak_until"]
+    world.pass_time(rollout, 7200)
+    world.takeover()
+    world.due(3)
+    got = world.get(rollout)
+    assert got["state"] == "running" and "is not connected" in got["why"]
+    world.act(rollout, "pause")
+    world.pass_time(rollout, 7200)
+    world.act(rollout, "resume")
+    world.due(3)
+    got = world.get(rollout)
+    assert got["state"] == "running" and got["soak_until"] > got["changed_at"], "soaks anew"
 
 
 def test_who_is_away_does_not_hold_the_others(world):
@@ -293,6 +380,82 @@ def test_who_is_away_does_not_hold_the_others(world):
     assert devices[2].hello()["version"] == NEW
     devices[2].install()
     assert world.states(rollout)[devices[2].id]["state"] == "installed"
+
+
+def test_a_wave_is_of_those_who_are_there(world):
+    group = world.group()
+    devices = world.devices(group, 8)
+    for one in devices[:6]:
+        one.gone()
+    rollout = world.start(group, waves=[25, 100])
+    world.due()
+    assert set(world.states(rollout)) == {d.id for d in devices[6:]}
+    for one in devices[6:]:
+        one.gone()
+    world.due(3)
+    assert "no device of wave 1 is connected: waits for device-" in world.get(rollout)["why"]
+
+
+def test_newcomers_do_not_begin_the_soak_anew(world):
+    group = world.group()
+    devices = world.devices(group, 3)
+    devices[2].gone()
+    rollout = world.start(group, waves=[100], soak_s=3600)
+    world.due(2)
+    for one in devices[:2]:
+        one.look()
+        one.install()
+    world.due(3)
+    soak = world.get(rollout)["soak_until"]
+    assert soak
+    late = Device(world, group)
+    world.sql("UPDATE redoubt.rollout SET looked_at = now() - interval '1 hour' WHERE id = %s",
+              rollout)
+    world.due(2)
+    for one in (late, devices[2]):
+        assert one.hello()["version"] == NEW
+        one.tell("downloading")
+    world.due(2)
+    assert world.get(rollout)["soak_until"] == soak
+    world.sql("UPDATE redoubt.rollout SET soak_until = now() WHERE id = %s", rollout)
+    world.due(3)
+    got = world.get(rollout)
+    assert got["state"] == "done" and got["totals"]["healthy"] == 2
+    late.install()
+    assert world.states(rollout)[late.id]["state"] == "installed"
+    # Who was at it when it ended, and is never heard of again, is not at it for ever.
+    world.pass_time(rollout, 7200)
+    world.due()
+    assert world.states(rollout)[devices[2].id]["state"] == "failed"
+
+
+def test_a_group_may_be_renamed_meanwhile(world):
+    group = world.group()
+    devices = world.devices(group, 4)
+    rollout = world.start(group, waves=[50, 100])
+    world.due()
+    ((one,),) = world.sql("SELECT id::text FROM redoubt.device_group WHERE path = %s", group)
+    world.api("api_group_patch", {"id": one}, {"name": "moved" + group[1:]})
+    assert world.get(rollout)["group"]["path"] == "/moved" + group[1:]
+    for device in offered(devices):
+        device.install()
+    world.due(5)
+    assert world.get(rollout)["wave"] == 2 and len(world.states(rollout)) == 4
+    assert world.refused("api_rollout_create", body={
+        "package": NAME, "version": NEW, "group": "/moved" + group[1:]})[0] == "RH409"
+
+
+def test_no_rollout_waits_for_the_steps_of_others(world):
+    started = []
+    for _ in range(22):
+        group = world.group()
+        world.devices(group, 1)[0].gone()
+        started.append(world.start(group))
+    world.sql("UPDATE redoubt.rollout SET stepped_at = now() - interval '5 s'")
+    world.due(2)
+    assert {world.get(r)["wave"] for r in started} == {1}
+    for rollout in started:
+        world.act(rollout, "stop")
 
 
 def test_paused_means_that_nobody_begins(world):
@@ -329,6 +492,9 @@ def test_a_roll_back_is_an_order_to_those_who_have_it(world):
     assert {d.id: d.look()["version"] for d in devices[:2]} == {devices[0].id: "0.0.9",
                                                                 devices[1].id: OLD}
     assert devices[0].offer["back"] is True and devices[2].look() is None
+    # What they are to go back to stays until they are there.
+    ((package,),) = world.sql("SELECT id::text FROM redoubt.package WHERE version = '0.0.9'")
+    assert world.refused("api_package_delete", {"id": package})[0] == "RH409"
     devices[0].install()
     world.due()
     assert world.get(rollout)["finished_at"] is None
@@ -338,6 +504,27 @@ def test_a_roll_back_is_an_order_to_those_who_have_it(world):
     assert got["state"] == "rolled_back" and got["finished_at"]
     assert got["totals"]["rolled_back"] == 2 and got["totals"]["withdrawn"] == 1
     assert world.kinds(rollout)[-2:] == ["rollout_stopped", "rollout_finished"]
+    world.api("api_package_delete", {"id": package})
+
+
+def test_a_roll_back_does_not_wait_for_ever(world):
+    group = world.group()
+    (device,) = world.devices(group, 1)
+    rollout = world.start(group, waves=[100])
+    world.due()
+    device.look()
+    device.install()
+    device.gone()
+    world.act(rollout, "rollback")
+    world.due()
+    assert world.get(rollout)["finished_at"] is None
+    world.pass_time(rollout, 7200)
+    world.due()
+    got = world.get(rollout)
+    assert got["finished_at"] and "1 are not back yet" in got["why"]
+    assert device.hello()["version"] == OLD, "it is sent back when it comes, all the same"
+    device.install()
+    assert world.states(rollout)[device.id]["state"] == "rolled_back"
 
 
 def test_the_newest_rollout_that_says_anything_counts(world):
