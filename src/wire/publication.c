@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#define MAGIC "redoubt-publication 1 "
+#define MAGIC "redoubt-publication 2 "
 
 static bool is_word(char c)
 {
@@ -57,6 +57,16 @@ bool publication_digest_ok(struct str digest)
     return true;
 }
 
+bool publication_owner_ok(struct str owner)
+{
+    if (owner.n == 0 || owner.n > PUBLICATION_OWNER_MAX)
+        return false;
+    for (size_t i = 0; i < owner.n; i++)
+        if (!is_word(owner.p[i]) && !memchr(":._-", owner.p[i], 4))
+            return false;
+    return true;
+}
+
 void publication_add_head(struct text *t, const struct publication_head *head)
 {
     text_add(t, MAGIC "%llu %u\n", (unsigned long long)head->serial, head->count);
@@ -66,6 +76,8 @@ void publication_add_entry(struct text *t, const struct publication_entry *e)
 {
     text_bytes(t, e->blob);
     text_add(t, " %llu %llu ", (unsigned long long)e->size, (unsigned long long)e->mtime);
+    text_bytes(t, e->owner);
+    text_bytes(t, STR(" "));
     text_bytes(t, e->path);
     text_bytes(t, STR("\n"));
 }
@@ -111,7 +123,8 @@ static bool entry_of(struct str line, struct publication_entry *out)
     struct str size, mtime;
 
     if (!cut(&line, ' ', &e.blob) || !cut(&line, ' ', &size) ||
-        !cut(&line, ' ', &mtime) || !publication_digest_ok(e.blob) ||
+        !cut(&line, ' ', &mtime) || !cut(&line, ' ', &e.owner) ||
+        !publication_digest_ok(e.blob) || !publication_owner_ok(e.owner) ||
         !str_u64(size, PUBLICATION_SIZE_MAX, &e.size) ||
         !str_u64(mtime, PUBLICATION_MTIME_MAX, &e.mtime) || !publication_path_ok(line))
         return false;

@@ -5,9 +5,10 @@
  *           the DBMS and lies on the local disk, so that a node knows it while the DBMS is
  *           away; it is checked the same way whichever it came from.
  * Shape     Text, one line an entry, sorted by path (bytes), each path once:
- *               redoubt-publication 1 <serial> <count>\n
- *               <sha256> <size> <mtime> <path>\n
- *           sha256 64 lower-case hex digits; size bytes; mtime seconds since 1970.
+ *               redoubt-publication 2 <serial> <count>\n
+ *               <sha256> <size> <mtime> <owner> <path>\n
+ *           sha256 64 lower-case hex digits; size bytes; mtime seconds since 1970; owner
+ *           whose set it is, [a-z0-9:._-]{1,100}: a set is shown whole or as it was.
  *           path: 2..9 names of [a-z0-9._+~-]{1,128}, the first character a letter or
  *           digit, separated by '/', at most 400 bytes; the first name is public or private.
  * Safety    No path climbs, is hidden, or lies below another: a tree of such paths is made
@@ -31,7 +32,9 @@ enum {
     PUBLICATION_NAMES_MAX = 9,
     PUBLICATION_NAME_MAX = 128,
     PUBLICATION_DIGEST = 64,
-    PUBLICATION_LINE_MAX = PUBLICATION_DIGEST + 20 + 20 + PUBLICATION_PATH_BYTES + 4,
+    PUBLICATION_OWNER_MAX = 100,
+    PUBLICATION_LINE_MAX =
+        PUBLICATION_DIGEST + 20 + 20 + PUBLICATION_OWNER_MAX + PUBLICATION_PATH_BYTES + 5,
     PUBLICATION_LINK_BYTES = 3 * (PUBLICATION_NAMES_MAX + 1) + 5 + PUBLICATION_DIGEST + 1,
 };
 
@@ -40,7 +43,7 @@ enum {
 #define PUBLICATION_MTIME_MAX  (UINT64_C(1) << 40)
 
 struct publication_entry {
-    struct str path, blob;
+    struct str path, blob, owner;
     uint64_t size, mtime;
 };
 
@@ -51,6 +54,7 @@ struct publication_head {
 
 bool publication_path_ok(struct str path);
 bool publication_digest_ok(struct str digest);
+bool publication_owner_ok(struct str owner);
 
 /* The lines, in the order in which they are to be parsed again. */
 void publication_add_head(struct text *t, const struct publication_head *head);

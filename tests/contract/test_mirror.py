@@ -350,11 +350,53 @@ def test_without_a_good_copy_nothing_is_overwritten(store):
     mirror.lease(store.epoch)
     mirror.wait("found", lambda: mirror.state().get("damaged_now") == 1)
     mirror.wait("the other file came all the same", lambda: os.path.exists(mirror.blob(b"two")))
-    assert not mirror.state()["prepared"] and mirror.state()["missing"] == 1
-    assert not os.path.exists(f"{mirror.store}/current")
+    assert not os.path.exists(f"{mirror.store}/current"), "no set of which a file is missing"
+    # Nobody has it: to wait for it would keep an operator from switching for ever.
+    mirror.wait("nobody has it", lambda: mirror.state()["lost"] == 1
+                and mirror.state()["prepared"])
+    assert mirror.state()["missing"] == 1 and "custom" in mirror.state()["why"]
     store.publish({"public/two": b"two"})  # and what is not published any more is no trouble
     mirror.prepared()
     assert mirror.state()["damaged_now"] == 0
+
+
+def test_what_cannot_be_had_keeps_nothing_else_away(store):
+    """Its owner keeps what it showed before, or shows nothing; nobody else notices."""
+    store.publish({"public/set/1": b"old 1", "public/set/2": b"old 2"}, "custom")
+    store.publish({"public/sig/x": b"first"}, "signatures")
+    mirror = store.mirror("node-b")
+    mirror.prepared()
+    good = b"never came whole" * 100
+    bad = store.put(good)
+    damage(store.on_share(good))
+    for owner, entries in (("package:1", {"public/packages/1": bad}),
+                           ("custom", {"public/set/1": store.put(b"new 1"),
+                                       "public/set/2": bad})):
+        store.write("SELECT redoubt.publish(%s, %s::jsonb)", owner, json.dumps(
+            [{"path": path, "blob": blob} for path, blob in entries.items()]))
+    store.publish({"public/sig/x": b"second"}, "signatures")
+    shown = {"public/set/1": b"old 1", "public/set/2": b"old 2", "public/sig/x": b"second"}
+    mirror.wait("the others' files", lambda: mirror.shown() == shown)
+    mirror.wait("unprepared: the active node may have it",
+                lambda: not mirror.state()["prepared"])
+    active = store.mirror("node-a")
+    active.lease(store.epoch)
+    active.wait("nobody has it", lambda: active.state().get("lost") == 1)
+    assert active.state()["prepared"] and active.shown() == {"public/sig/x": b"second"}
+    mirror.wait("and so the other one waits no more", lambda: mirror.state()["prepared"])
+    assert mirror.state()["damaged_now"] == 1 and "custom" in mirror.state()["why"]
+    mirror.kill()
+    mirror.start()  # it knows what it showed
+    store.publish({"public/sig/x": b"third"}, "signatures")
+    shown["public/sig/x"] = b"third"
+    mirror.wait("the others' files again", lambda: mirror.shown() == shown)
+    os.remove(store.on_share(good))
+    store.put(good)  # published again
+    store.write("SELECT pg_notify('redoubt_mirror', %s)", f"healed {bad}")
+    for one in (mirror, active):
+        one.prepared()
+        assert one.shown() == {"public/set/1": b"new 1", "public/set/2": good,
+                               "public/sig/x": b"third", "public/packages/1": good}
 
 
 def test_a_list_that_climbs_changes_nothing(store):

@@ -38,7 +38,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CHECK(second.serial == head.serial && second.count == head.count);
     for (uint32_t i = 0; i < head.count; i++)
         CHECK(str_eq(list[i].path, again[i].path) &&
-              str_eq(list[i].blob, again[i].blob) && list[i].size == again[i].size &&
+              str_eq(list[i].blob, again[i].blob) &&
+              str_eq(list[i].owner, again[i].owner) && list[i].size == again[i].size &&
               list[i].mtime == again[i].mtime);
     return 0;
 }

@@ -10,7 +10,7 @@
 
 #define A    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define B    "00000000000000000000000000000000000000000000000000000000000000ff"
-#define HEAD "redoubt-publication 1 "
+#define HEAD "redoubt-publication 2 "
 
 static struct publication_entry list[4];
 static struct publication_head head;
@@ -23,14 +23,15 @@ static enum err parse(const char *text)
 static void a_list_says_which_blob_is_where(void **state)
 {
     (void)state;
-    assert_int_equal(parse(HEAD "9 2\n" A
-                                " 12 1700000000 private/packages/x/1.0/x.deb\n" B
-                                " 0 1 public/sig/main.cvd\n"),
-                     ERR_OK);
+    assert_int_equal(
+        parse(HEAD "9 2\n" A " 12 1700000000 package:x-1 private/packages/x/1.0/x.deb\n" B
+                   " 0 1 signatures public/sig/main.cvd\n"),
+        ERR_OK);
     assert_int_equal(head.serial, 9);
     assert_int_equal(head.count, 2);
     assert_true(str_is(list[0].path, "private/packages/x/1.0/x.deb"));
     assert_true(str_is(list[0].blob, A));
+    assert_true(str_is(list[0].owner, "package:x-1"));
     assert_int_equal(list[0].size, 12);
     assert_int_equal(list[0].mtime, 1700000000);
     assert_true(str_is(list[1].blob, B));
@@ -53,18 +54,22 @@ static void what_is_not_of_the_shape_is_corrupt(void **state)
         HEAD "1 1\n",
         HEAD "1 -1\n",
         HEAD "9007199254740992 0\n",
-        "redoubt-publication 2 1 0\n",
+        "redoubt-publication 1 1 0\n",
         HEAD "1 0\n\n",
-        HEAD "1 1\n" A " 1 1 public/a",       /* cut off */
-        HEAD "1 1\n" A " 1 1 public/a\nrest", /* more than it says */
-        HEAD "1 1\n" A " 1 public/a\n",
-        HEAD "1 1\n" A " -1 1 public/a\n",
-        HEAD "1 1\n" A " 17592186044417 1 public/a\n",
-        HEAD "1 1\nAAAA 1 1 public/a\n",
-        HEAD "1 2\n" A " 1 1 public/b\n" A " 1 1 public/a\n", /* not sorted */
-        HEAD "1 2\n" A " 1 1 public/a\n" A " 1 1 public/a\n", /* twice */
-        HEAD "1 2\n" A " 1 1 public/a\n" B " 1 1 public/a/b\n",
-        HEAD "1 3\n" A " 1 1 public/a\n" A " 1 1 public/a-b\n" B " 1 1 public/a/b/c\n",
+        HEAD "1 1\n" A " 1 1 own public/a",       /* cut off */
+        HEAD "1 1\n" A " 1 1 own public/a\nrest", /* more than it says */
+        HEAD "1 1\n" A " 1 own public/a\n",
+        HEAD "1 1\n" A " -1 1 own public/a\n",
+        HEAD "1 1\n" A " 17592186044417 1 own public/a\n",
+        HEAD "1 1\n" A " 1 1 public/a\n", /* no owner */
+        HEAD "1 1\n" A " 1 1 Own public/a\n",
+        HEAD "1 1\n" A " 1 1  public/a\n",
+        HEAD "1 1\nAAAA 1 1 own public/a\n",
+        HEAD "1 2\n" A " 1 1 own public/b\n" A " 1 1 own public/a\n", /* not sorted */
+        HEAD "1 2\n" A " 1 1 own public/a\n" A " 1 1 own public/a\n", /* twice */
+        HEAD "1 2\n" A " 1 1 own public/a\n" B " 1 1 own public/a/b\n",
+        HEAD "1 3\n" A " 1 1 own public/a\n" A " 1 1 own public/a-b\n" B
+             " 1 1 own public/a/b/c\n",
     };
 
     for (size_t i = 0; i < LEN(bad); i++)

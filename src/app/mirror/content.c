@@ -13,12 +13,24 @@ enum {
     PART_S = 7 * 86400,
 };
 
+/* Everything is shown that any node could show: to wait for the rest would be in vain. */
+static bool is_all_there_is(const struct mirror *m)
+{
+    return m->content.complete ||
+           (m->content.partial && m->content.lost == m->content.missing);
+}
+
 bool content_is_prepared(const struct mirror *m)
 {
     return m->list &&
-           (m->content.complete ||
+           (is_all_there_is(m) ||
             (m->content.laid != 0 &&
              mono_since_ms(mirror_now(), m->content.lacking_since) < PATIENCE_MS));
+}
+
+bool content_is_shown(const struct mirror *m)
+{
+    return m->content.complete || m->content.partial;
 }
 
 static void lack(struct mirror *m)
@@ -37,6 +49,35 @@ static void say_why(struct mirror *m, const char *why)
         log_event(LOG_LEVEL_WARNING, "content", log_str("why", why));
 }
 
+void content_take(struct mirror *m, struct list *l)
+{
+    const bool was = m->list && !m->content.complete && is_all_there_is(m);
+
+    for (uint32_t i = 0; m->list && i < m->list->blob_count; i++) {
+        struct want *w =
+            m->list->wants[i].lost ? list_want(l, &m->list->blobs[i].id) : NULL;
+
+        if (w)
+            w->lost = true;
+    }
+    list_free(m->list);
+    m->list = l;
+    m->content.partial = false;
+    if (was)
+        m->content.lacking_since = mirror_now();
+    m->content.survey = m->content.retry = (struct mono){ 0 };
+}
+
+void content_is_lost(struct mirror *m, const struct blob_id *id)
+{
+    struct want *w = m->list ? list_want(m->list, id) : NULL;
+
+    if (!w || !w->absent || w->lost)
+        return;
+    w->lost = true;
+    m->content.lost++;
+}
+
 void content_lost(struct mirror *m, const struct blob *b)
 {
     struct err_info why;
@@ -53,19 +94,22 @@ static void survey(struct mirror *m)
     const struct list *l = m->list;
     struct err_info why;
 
-    m->content.missing = 0;
+    m->content.missing = m->content.lost = 0;
     m->content.missing_bytes = 0;
     for (uint32_t i = 0; i < l->blob_count; i++) {
         const enum err e = blob_local_check(m->conf.web.store, &l->blobs[i], &why);
 
-        if (e == ERR_OK)
+        if (e == ERR_OK) {
+            l->wants[i] = (struct want){ 0 };
             continue;
+        }
         if (e == ERR_CORRUPT) { /* not of its size */
             tell_damage(m, false, &l->blobs[i].id);
             if (blob_local_remove(m->conf.web.store, &l->blobs[i].id, &why) != ERR_OK)
                 say_why(m, why.what);
         }
         m->content.missing++;
+        m->content.lost += l->wants[i].lost;
         m->content.missing_bytes += l->blobs[i].size;
     }
     m->content.survey = mono_after(mirror_now(), SURVEY_MS);
@@ -80,8 +124,10 @@ static void try_later(struct mirror *m)
     m->content.retry = mono_after(mirror_now(), m->content.backoff_ms);
 }
 
-static enum err fetch_one(struct mirror *m, const struct blob *b, struct err_info *why)
+static enum err fetch_one(struct mirror *m, uint32_t i, struct err_info *why)
 {
+    const struct blob *b = &m->list->blobs[i];
+    struct want *w = &m->list->wants[i];
     const struct blob_watch watch = mirror_watch(m);
     struct smb *s = share_get(m, why);
 
@@ -97,47 +143,61 @@ static enum err fetch_one(struct mirror *m, const struct blob *b, struct err_inf
         m->fetched_bytes += b->size;
         m->content.missing--;
         m->content.missing_bytes -= b->size;
+        m->content.lost -= w->lost;
+        *w = (struct want){ 0 };
         tell_healed(m, &b->id);
         return e;
     }
     if (e == ERR_CORRUPT || e == ERR_NOT_FOUND) { /* of the share: see suspects */
+        w->absent = true;
         tell_damage(m, true, &b->id);
         db_tell(m, "damaged", &b->id);
     }
     return e;
 }
 
-/* ERR_STATE: something else comes first. */
-static enum err fetch(struct mirror *m, struct err_info *why)
+/*
+ * ERR_OK: each was tried; *absent of them cannot be had now, and why.  ERR_STATE: something
+ * else comes first.
+ */
+static enum err fetch(struct mirror *m, uint32_t *absent, struct err_info *why)
 {
     const struct list *l = m->list;
-    enum err worst = ERR_OK;
     struct err_info ignored;
 
     for (uint32_t i = 0; i < l->blob_count && m->content.missing > 0; i++) {
-        struct err_info this;
 
         if (!mirror_goes_on(m) || db_is_due(m))
             return ERR_STATE;
         if (blob_local_check(m->conf.web.store, &l->blobs[i], &ignored) == ERR_OK)
             continue;
-        const enum err e = fetch_one(m, &l->blobs[i], &this);
+        const enum err e = fetch_one(m, i, why);
 
-        if (e == ERR_OK)
-            continue;
-        worst = e;
-        *why = this;
         /* One that is damaged keeps none of the others away. */
-        if (e != ERR_CORRUPT && e != ERR_NOT_FOUND)
+        if (l->wants[i].absent)
+            ++*absent;
+        else if (e != ERR_OK)
             return e;
     }
-    return worst;
+    return ERR_OK;
+}
+
+/* What is shown from now on, for list_rest().  Not kept: a set may go that could stay. */
+static void keep_shown(struct mirror *m, const struct list *l)
+{
+    struct err_info why;
+
+    if (list_keep(m->conf.web.store, "shown", l, &why) != ERR_OK)
+        log_event(LOG_LEVEL_WARNING, "list_not_kept", log_str("why", why.what));
 }
 
 static enum err complete(struct mirror *m, struct err_info *why)
 {
     const struct list *l = m->list;
     const bool laid = tree_is_laid(m->conf.web.store, l);
+
+    if (!laid)
+        keep_shown(m, l);
     const enum err e = laid ? ERR_OK : tree_lay(m->conf.web.store, l, why);
 
     if (e != ERR_OK)
@@ -149,11 +209,47 @@ static enum err complete(struct mirror *m, struct err_info *why)
         m->content.sweep = (struct mono){ 0 };
     tell_complete(m);
     m->content.complete = true;
+    m->content.partial = false;
     m->content.laid = l->head.serial;
     m->content.backoff_ms = 0;
     m->content.full = false;
     say_why(m, "");
     return ERR_OK;
+}
+
+/* Some of it cannot be had: nobody else's files wait for that.  why: of one of the former. */
+static enum err show_rest(struct mirror *m, struct err_info *why)
+{
+    struct list *before = NULL, *rest = NULL;
+    char whose[MIRROR_WHY] = "";
+    struct err_info ignored;
+
+    if (list_load(m->conf.web.store, "shown", &before, &ignored) != ERR_OK)
+        before = NULL;
+    enum err e = list_rest(m->conf.web.store, m->list, before, &rest, whose, &ignored);
+
+    if (e == ERR_OK && (before || rest->head.count > 0) &&
+        !tree_is_laid(m->conf.web.store, rest)) {
+        keep_shown(m, rest);
+        e = tree_lay(m->conf.web.store, rest, &ignored);
+        m->content.sweep = (struct mono){ 0 };
+        log_event(LOG_LEVEL_WARNING, "content_partial",
+                  log_u64("serial", rest->head.serial),
+                  log_u64("files", rest->head.count), log_u64("of", m->list->head.count),
+                  log_str("why", whose));
+    }
+    if (e == ERR_OK) {
+        m->content.partial = true;
+        if (before || rest->head.count > 0)
+            m->content.laid = m->list->head.serial;
+        ignored = *why;
+        (void)err_set(why, ERR_NOT_FOUND, 0, "%s: %.100s", whose, ignored.what);
+    } else {
+        *why = ignored;
+    }
+    list_free(before);
+    list_free(rest);
+    return e;
 }
 
 static bool sweep_one(void *arg, const struct blob *b, uint64_t age_s)
@@ -188,6 +284,7 @@ void content_turn(struct mirror *m)
     const struct mono now = mirror_now();
     struct err_info why = { .what = "" };
     enum err e = ERR_OK;
+    uint32_t absent = 0;
 
     if (!m->list) {
         if (m->content.why[0] == '\0')
@@ -200,18 +297,15 @@ void content_turn(struct mirror *m)
         if (m->content.missing > 0 || !tree_is_laid(m->conf.web.store, m->list))
             lack(m);
     }
-    if (m->content.complete) {
-        if (mono_reached(now, m->content.sweep))
-            sweep(m);
-        return;
-    }
-    if (!mono_reached(now, m->content.retry))
+    if (content_is_shown(m) && mono_reached(now, m->content.sweep))
+        sweep(m);
+    if (m->content.complete || !mono_reached(now, m->content.retry))
         return;
     if (m->content.missing > 0)
-        e = fetch(m, &why);
+        e = fetch(m, &absent, &why);
     if (e == ERR_OK)
-        e = complete(m, &why);
-    if (e == ERR_OK || e == ERR_STATE)
+        e = absent == 0 ? complete(m, &why) : show_rest(m, &why);
+    if (e == ERR_STATE || (e == ERR_OK && absent == 0))
         return;
     say_why(m, why.what);
     try_later(m);

@@ -16,7 +16,8 @@ enum {
     BACKOFF_MAX_MS = 10000,
 };
 
-#define CHANNEL "redoubt_mirror" /* from mirror to mirror: "damaged <digest>", ... */
+#define CHANNEL                                                                          \
+    "redoubt_mirror" /* from mirror to mirror: "damaged <digest>"; healed, lost, verify */
 
 PGconn *db_connect(struct mirror *m, const char *application, struct err_info *info)
 {
@@ -157,6 +158,11 @@ static void heard(struct mirror *m, const PGnotify *n)
         if (blob_id_parse(&id, (struct str){ text.p + 7, text.n - 7 }))
             tell_healed(m, &id);
         m->content.retry = (struct mono){ 0 };
+    } else if (str_starts(text, STR("lost "))) {
+        struct blob_id id;
+
+        if (blob_id_parse(&id, (struct str){ text.p + 5, text.n - 5 }))
+            content_is_lost(m, &id);
     } else if (str_is(text, "verify")) {
         scrub_start(m);
     }
@@ -210,8 +216,9 @@ static char *text_of(const PGresult *r, size_t *out_n)
         &t, &(struct publication_head){ .serial = strtoull(PQgetvalue(r, 0, 0), NULL, 10),
                                         .count = count });
     for (uint32_t i = 0; i < count; i++)
-        text_add(&t, "%s %s %s %s\n", PQgetvalue(r, (int)i, 2), PQgetvalue(r, (int)i, 3),
-                 PQgetvalue(r, (int)i, 4), PQgetvalue(r, (int)i, 1));
+        text_add(&t, "%s %s %s %s %s\n", PQgetvalue(r, (int)i, 2),
+                 PQgetvalue(r, (int)i, 3), PQgetvalue(r, (int)i, 4),
+                 PQgetvalue(r, (int)i, 5), PQgetvalue(r, (int)i, 1));
     *out_n = t.n; /* cut: then it does not parse, and says so */
     return text;
 }
@@ -228,17 +235,16 @@ static void take_list(struct mirror *m, struct list *l)
     log_event(LOG_LEVEL_INFO, "published", log_u64("serial", l->head.serial),
               log_u64("files", l->head.count), log_u64("bytes", l->bytes));
     /* Not kept: it is read again after a restart. */
-    if (list_keep(m->conf.web.store, l, &why) != ERR_OK)
+    if (list_keep(m->conf.web.store, "list", l, &why) != ERR_OK)
         log_event(LOG_LEVEL_WARNING, "list_not_kept", log_str("why", why.what));
-    list_free(m->list);
-    m->list = l;
-    m->content.survey = m->content.retry = (struct mono){ 0 };
+    content_take(m, l);
 }
 
 static void read_list(struct mirror *m)
 {
     static const char sql[] =
-        "SELECT s.serial, p.path, p.blob, b.size, extract(epoch FROM b.mtime)::bigint "
+        "SELECT s.serial, p.path, p.blob, b.size, extract(epoch FROM b.mtime)::bigint, "
+        "p.owner "
         "FROM redoubt.publication_serial s LEFT JOIN redoubt.publication p ON true "
         "LEFT JOIN redoubt.blob b ON b.sha256 = p.blob "
         "ORDER BY p.path COLLATE \"C\" LIMIT 20001";

@@ -78,7 +78,8 @@ enum err list_new(struct list **out, char *text, size_t n, struct err_info *info
     if (e == ERR_OK)
         e = publication_parse((struct str){ text, n }, &l->head, l->entries,
                               PUBLICATION_MAX, info);
-    if (e == ERR_OK && !(l->blobs = calloc(l->head.count + 1u, sizeof(*l->blobs))))
+    if (e == ERR_OK && (!(l->blobs = calloc(l->head.count + 1u, sizeof(*l->blobs))) ||
+                        !(l->wants = calloc(l->head.count + 1u, sizeof(*l->wants)))))
         e = err_set(info, ERR_MEMORY, 0, "no memory for the list");
     if (e == ERR_OK)
         e = gather(l, info);
@@ -98,14 +99,21 @@ void list_free(struct list *l)
     free(l->text);
     free(l->entries);
     free(l->blobs);
+    free(l->wants);
     free(l);
+}
+
+struct want *list_want(const struct list *l, const struct blob_id *id)
+{
+    const struct blob key = { .id = *id };
+    const struct blob *b = bsearch(&key, l->blobs, l->blob_count, sizeof(key), by_digest);
+
+    return b ? &l->wants[b - l->blobs] : NULL;
 }
 
 bool list_has(const struct list *l, const struct blob_id *id)
 {
-    const struct blob key = { .id = *id };
-
-    return bsearch(&key, l->blobs, l->blob_count, sizeof(key), by_digest) != NULL;
+    return list_want(l, id) != NULL;
 }
 
 static bool path_of(char out[MIRROR_PATH], const char *store, const char *name)
@@ -113,12 +121,13 @@ static bool path_of(char out[MIRROR_PATH], const char *store, const char *name)
     return snprintf(out, MIRROR_PATH, "%s/%s", store, name) < MIRROR_PATH;
 }
 
-enum err list_load(const char *store, struct list **out, struct err_info *info)
+enum err list_load(const char *store, const char *name, struct list **out,
+                   struct err_info *info)
 {
     char path[MIRROR_PATH], *text = NULL;
     struct stat st;
 
-    if (!path_of(path, store, "list"))
+    if (!path_of(path, store, name))
         return err_set(info, ERR_LIMIT, 0, "%.100s: the path is too long", store);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 
@@ -150,11 +159,12 @@ static bool write_all(int fd, const char *p, size_t n)
     return true;
 }
 
-enum err list_keep(const char *store, const struct list *l, struct err_info *info)
+enum err list_keep(const char *store, const char *name, const struct list *l,
+                   struct err_info *info)
 {
     char path[MIRROR_PATH], fresh[MIRROR_PATH];
 
-    if (!path_of(path, store, "list") || !path_of(fresh, store, "list.new"))
+    if (!path_of(path, store, name) || !path_of(fresh, store, "list.new"))
         return err_set(info, ERR_LIMIT, 0, "%.100s: the path is too long", store);
     int fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
 

@@ -189,7 +189,7 @@ static enum err start(struct mirror *m, int lease_fd, struct err_info *info)
     if (!wait_for_lock(m))
         return err_set(info, ERR_CLOSED, 0, "the daemon is gone");
     /* What was known when it was here last. */
-    const enum err known = list_load(m->conf.web.store, &m->list, &why);
+    const enum err known = list_load(m->conf.web.store, "list", &m->list, &why);
 
     if (known != ERR_OK && known != ERR_NOT_FOUND)
         log_event(LOG_LEVEL_WARNING, "list_lost", log_str("why", why.what));

@@ -26,6 +26,12 @@ enum {
     MIRROR_PACKET = 2048,
 };
 
+/* What is known of a blob that is not here. */
+struct want {
+    bool absent; /* it could not be had when it was tried last */
+    bool lost;   /* the active node has no good copy either */
+};
+
 /* A list, its text, and the different blobs in it. */
 struct list {
     char *text;
@@ -33,6 +39,7 @@ struct list {
     struct publication_head head;
     struct publication_entry *entries; /* point into text */
     struct blob *blobs;                /* by digest, each once */
+    struct want *wants;                /* of each of them */
     uint32_t blob_count;
     uint64_t bytes; /* of the blobs */
     char name[MIRROR_TREE_NAME];
@@ -62,12 +69,13 @@ struct mirror {
     struct list *list; /* NULL: not known */
     struct {
         bool complete; /* current shows the whole list */
+        bool partial;  /* it shows all of it that can be had: partial.c */
         struct mono lacking_since;
         struct mono survey; /* look at everything again then */
         struct mono retry;  /* what failed is not tried before */
         struct mono sweep;
         uint32_t backoff_ms;
-        uint32_t missing;
+        uint32_t missing, lost; /* lost: of the missing ones */
         uint64_t missing_bytes;
         uint64_t laid; /* the serial that is shown */
         bool full;
@@ -149,10 +157,23 @@ void share_turn(struct mirror *m);
 MUST_USE enum err list_new(struct list **out, char *text, size_t n,
                            struct err_info *info); /* owns text, also on failure */
 void list_free(struct list *l);
-MUST_USE enum err list_load(const char *store, struct list **out, struct err_info *info);
-MUST_USE enum err list_keep(const char *store, const struct list *l,
+/* name: `list`, as it was read last; `shown`, as it was laid out last. */
+MUST_USE enum err list_load(const char *store, const char *name, struct list **out,
+                            struct err_info *info);
+MUST_USE enum err list_keep(const char *store, const char *name, const struct list *l,
                             struct err_info *info);
 bool list_has(const struct list *l, const struct blob_id *id);
+struct want *list_want(const struct list *l,
+                       const struct blob_id *id); /* NULL: not in it */
+
+/* partial.c */
+/*
+ * What can be shown of l while some of it is absent; before: what is shown now, or NULL.
+ * why: whose sets are not as l says.
+ */
+MUST_USE enum err list_rest(const char *store, const struct list *l,
+                            const struct list *before, struct list **out,
+                            char why[MIRROR_WHY], struct err_info *info);
 
 /* tree.c */
 /* Does current lead to this list's tree, and is that whole? */
@@ -169,9 +190,15 @@ MUST_USE enum err tree_prepare(const struct conf *conf, struct err_info *info);
 
 /* content.c */
 void content_turn(struct mirror *m);
+/* A new list was read; it is the mirror's from now on. */
+void content_take(struct mirror *m, struct list *l);
+/* The active node says: there is no good copy, neither on the share nor on its disk. */
+void content_is_lost(struct mirror *m, const struct blob_id *id);
 /* The blob of this node is not good: it is removed, and fetched again. */
 void content_lost(struct mirror *m, const struct blob *b);
 bool content_is_prepared(const struct mirror *m);
+/* The list, or what can be had of it, was laid out. */
+bool content_is_shown(const struct mirror *m);
 
 /* scrub.c */
 void scrub_start(struct mirror *m);

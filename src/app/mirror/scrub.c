@@ -72,7 +72,7 @@ static enum err look_at_disk(struct mirror *m, const struct blob *b)
     if (e == ERR_CORRUPT) {
         tell_damage(m, false, &b->id);
         content_lost(m, b);
-    } else if (e == ERR_NOT_FOUND) {
+    } else if (e == ERR_NOT_FOUND && m->content.complete) {
         content_lost(m, b);
     }
     return e;
@@ -88,6 +88,8 @@ static enum err heal_share(struct mirror *m, struct smb *s, const struct blob *b
         return ERR_STALE;
     /* The good copy first: a damaged one is better than none. */
     e = blob_local_verify(m->conf.web.store, b, &watch, why);
+    if (e == ERR_CORRUPT || e == ERR_NOT_FOUND)
+        db_tell(m, "lost", &b->id); /* to both: nobody waits for it */
     if (e == ERR_OK && damaged)
         e = blob_share_set_aside(s, &b->id, why);
     if (e == ERR_OK)
@@ -184,7 +186,7 @@ static void step(struct mirror *m)
 void scrub_turn(struct mirror *m)
 {
     look_at_suspects(m);
-    if (!m->list || !m->content.complete)
+    if (!m->list || !content_is_shown(m))
         return;
     if (!m->scrub.on && is_due(m))
         scrub_start(m);

@@ -26,7 +26,7 @@ static json_t *state_json(const struct mirror *m)
     return json_pack(
         "{s:b, s:b, s:I, s:I, s:i, s:I, s:i, s:I, s:I, s:i, s:i, s:i, s:b, s:b, s:s, "
         "s:s, "
-        "s:s, s:b, s:I, s:s, s:s}",
+        "s:s, s:b, s:I, s:s, s:s, s:i}",
         "prepared", content_is_prepared(m), "known", l != NULL, "serial",
         l ? (json_int_t)l->head.serial : 0, "shown", (json_int_t)m->content.laid, "files",
         l ? (int)l->head.count : 0, "bytes", l ? (json_int_t)l->bytes : 0, "missing",
@@ -37,7 +37,7 @@ static json_t *state_json(const struct mirror *m)
         "refused", m->db.refused, "why", m->content.why, "scrubbing", m->scrub.on,
         "scrubbed", (json_int_t)m->scrub.last_s, "signatures",
         mirror_is_active(m, NULL) ? m->signatures.status : "", "signatures_detail",
-        m->signatures.detail);
+        m->signatures.detail, "lost", (int)m->content.lost);
 }
 
 void tell_state(struct mirror *m)

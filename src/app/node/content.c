@@ -74,6 +74,7 @@ static void on_state(struct daemon *d, const json_t *v)
     c->bytes = number_of(v, "bytes");
     c->missing = number_of(v, "missing");
     c->missing_bytes = number_of(v, "missing_bytes");
+    c->lost = number_of(v, "lost");
     c->fetched_bytes = fetched;
     c->damaged_now = number_of(v, "damaged_now");
     c->damaged = number_of(v, "damaged");
@@ -194,7 +195,15 @@ void content_explain(const struct daemon *d, json_t *list,
 {
     const struct content *c = &d->content;
 
-    if (!content_is_used(d) || !c->told || c->prepared)
+    if (!content_is_used(d) || !c->told)
+        return;
+    if (c->prepared && c->lost > 0)
+        say(list,
+            "%llu of the %llu published files cannot be had by any node: %s. Publish "
+            "them "
+            "again, or take them back.",
+            (unsigned long long)c->lost, (unsigned long long)c->files, c->why);
+    if (c->prepared)
         return;
     say(list,
         "%llu of the %llu published files (%llu of %llu bytes) are missing on %s%s%s. It "

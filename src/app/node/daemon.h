@@ -48,8 +48,8 @@ struct alert {
 /* This node's copy of what is published, as redoubt-mirror told last. */
 struct content {
     bool told, prepared, known, share_ok, full, scrubbing;
-    uint64_t serial, shown, files, bytes, missing, missing_bytes, fetched_bytes;
-    uint64_t damaged_now, damaged, healed, scrubbed_s;
+    uint64_t serial, shown, files, bytes, missing, lost, missing_bytes;
+    uint64_t fetched_bytes, damaged_now, damaged, healed, scrubbed_s;
     char why[200], share_why[200], refused[200];
     char signatures[12], signatures_detail[200]; /* of the active node; "": not known */
     struct mono moved;                           /* bytes came, or all are here */
