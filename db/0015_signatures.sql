@@ -567,7 +567,7 @@ BEGIN
 END $$;
 
 -- PUT /v1/signatures/custom: the whole set with its signed manifest; each file, the manifest
--- and its signature are on the data share.  The serial is the next one.
+-- and its signature, which is in the body, too, are on the data share.  The serial is the next one.
 CREATE FUNCTION redoubt.api_custom_put(actor jsonb, path jsonb, query jsonb, body jsonb)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -601,8 +601,10 @@ BEGIN
     IF (SELECT count(DISTINCT k ->> 'name') <> count(*) FROM jsonb_array_elements(files) AS k) THEN
         PERFORM redoubt.api_refuse(400, 'A file name is wrong', 'One is there twice.', '');
     END IF;
+    PERFORM redoubt.api_members(body -> 'manifest', ARRAY['sha256', 'size']);
+    -- "bytes" were verified by the manager.
+    PERFORM redoubt.api_members(body -> 'signature', ARRAY['sha256', 'size', 'bytes']);
     FOR f IN SELECT unnest(ARRAY[body -> 'manifest', body -> 'signature']) LOOP
-        PERFORM redoubt.api_members(f, ARRAY['sha256', 'size']);
         PERFORM redoubt.blob_add(f ->> 'sha256', redoubt.signature_number(f, 'size', 1, 1048576));
     END LOOP;
     all_ := all_ || jsonb_build_object('path', 'public/custom/manifest.json',

@@ -1,4 +1,5 @@
 """Each call about signature databases, for test_openapi.py; and what sets are made of."""
+import base64
 import hashlib
 
 BUILT = 1795000000
@@ -17,13 +18,18 @@ def increment(name, version, ending="cdiff"):
     return {"file": f"{name}-{version}.{ending}", **blob(f"{name} {version} {ending}")}
 
 
-def custom(serial, *names):
+def custom(signer, serial, *names):
+    manifest = blob(f"manifest {serial}")
+    signature = signer.sign(manifest["sha256"])
     return {"serial": serial,
             "files": [{"name": n, "mtime": BUILT, **blob(n)} for n in names],
-            "manifest": blob(f"manifest {serial}"), "signature": blob(f"signature {serial}")}
+            "manifest": manifest,
+            "signature": {"sha256": hashlib.sha256(signature).hexdigest(),
+                          "size": len(signature),
+                          "bytes": base64.b64encode(signature).decode()}}
 
 
-def tour(api):
+def tour(api, signer):
     empty = api.done("GET", "/v1/signatures")
     assert (empty["status"], empty["since"], empty["databases"]) == ("ok", None, [])
     made = api.done("POST", "/v1/signatures", {"files": [database("tour", 3),
@@ -41,4 +47,4 @@ def tour(api):
     assert api.done("PUT", "/v1/signatures/source", {})["url"] is None
     assert api.done("GET", "/v1/signatures")["databases"] == []
     assert api.done("GET", "/v1/signatures/custom")["serial"] == 0
-    assert api.done("PUT", "/v1/signatures/custom", custom(1, "own.ndb"))["serial"] == 1
+    assert api.done("PUT", "/v1/signatures/custom", custom(signer, 1, "own.ndb"))["serial"] == 1

@@ -641,9 +641,9 @@ def test_a_tour_through_everything(api, world, folder):
     tour_tasks(api, world)
     tour_rest(api, world)
     tour_licences(api, world, folder)
-    signature_tour.tour(api)
     signer = package_tour.Signer(api.run, api.certificates.path("ca.pem"),
                                  api.certificates.path("ca.key"))
+    signature_tour.tour(api, signer)
     package_tour.tour(api, signer)
     link_tour.tour(api, world)
     rollout_tour.tour(api, world)

@@ -3,6 +3,7 @@ source and its patience; through the API of the running manager."""
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 import threading
 
@@ -10,7 +11,8 @@ import pytest
 
 from device_world import Certificates, Postgres, eventually
 from manager_world import Manager
-from signature_tour import custom, database, increment
+from package_tour import Signer
+from signature_tour import blob, custom, database, increment
 
 NODE = "node-a"
 
@@ -31,7 +33,10 @@ def _dbms(folder):
 
 @pytest.fixture(scope="module", name="api")
 def _api(folder, dbms):
-    api = Manager(folder, dbms, Certificates(folder))
+    certificates = Certificates(folder)
+    trust = tempfile.mkdtemp(dir=folder)
+    shutil.copy(certificates.path("ca.pem"), trust)  # what signatures are verified with
+    api = Manager(folder, dbms, certificates, f"[trust]\nfolder={trust}\n")
     api.wait_note("READY=1")
     dbms.raise_fence(1)
     api.active(1)
@@ -39,6 +44,11 @@ def _api(folder, dbms):
     api.stop()
     text = api.log_text()
     assert "BUG" not in text and "Sanitizer" not in text, text
+
+
+@pytest.fixture(scope="module", name="signer")
+def _signer(folder, api):
+    return Signer(folder, api.certificates.path("ca.pem"), api.certificates.path("ca.key"))
 
 
 @pytest.fixture(name="sql")
@@ -236,9 +246,9 @@ def test_a_password_of_a_proxy_is_kept_and_not_told(api, sql):
     assert "secret" not in api.get("/v1/audit").text
 
 
-def test_files_of_ones_own_have_one_serial_after_the_other(api, sql):
+def test_files_of_ones_own_have_one_serial_after_the_other(api, sql, signer):
     def put(*args):
-        return api.call("PUT", "/v1/signatures/custom", custom(*args))
+        return api.call("PUT", "/v1/signatures/custom", custom(signer, *args))
     assert put(1, "own.ndb", "own.hdb").json["serial"] == 1
     assert published(sql, "public/custom/") == ["manifest.json", "manifest.json.sig",
                                                "own.hdb", "own.ndb"]
@@ -248,3 +258,25 @@ def test_files_of_ones_own_have_one_serial_after_the_other(api, sql):
     assert published(sql, "public/custom/") == ["manifest.json", "manifest.json.sig"]
     for names in (["../x"], ["Own.ndb"], ["manifest.json"], ["a.ndb", "a.ndb"], [".a"]):
         assert put(3, *names).status == 400, names
+
+
+def test_only_a_manifest_that_this_cluster_signed_is_published(api, sql, signer, folder):
+    before = api.get("/v1/signatures/custom").json
+    good = custom(signer, before["serial"] + 1, "own.ndb")
+    server = Signer(tempfile.mkdtemp(dir=folder), api.certificates.path("ca.pem"),
+                    api.certificates.path("ca.key"), "serverAuth")
+    wrong = [custom(server, good["serial"], "own.ndb"),
+             {**good, "manifest": blob("another manifest")}]
+    wrong += [{**good, "signature": {**good["signature"], **change}} for change in (
+        {"bytes": "AAAA"}, {"bytes": "no base64!"}, {"bytes": None}, {"bytes": "A" * 12000},
+        {"sha256": "00" * 32}, {"size": 7})]
+    wrong.append({**good, "signature": blob("signature")})
+    for body in wrong:
+        answer = api.call("PUT", "/v1/signatures/custom", body)
+        assert answer.error() == (422, "signature_wrong"), answer.text
+    for body in ({**good, "signature": "text"}, {**good, "signature": None},
+                 {**good, "manifest": [1]}, {**good, "manifest": {"sha256": "x", "size": 1}}):
+        assert api.call("PUT", "/v1/signatures/custom", body).status == 400, body
+    assert api.get("/v1/signatures/custom").json == before
+    assert api.call("PUT", "/v1/signatures/custom", good).status == 200
+    assert "own.ndb" in published(sql, "public/custom/")

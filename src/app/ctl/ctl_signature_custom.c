@@ -115,6 +115,10 @@ static int sign(struct ctl *c, struct custom *u, json_t *files, uint64_t serial,
     *ret_body = json_pack("{s:I, s:O}", "serial", (json_int_t)serial, "files", files);
     set_blob(*ret_body, "manifest", &u->manifest_blob);
     set_blob(*ret_body, "signature", &u->signature_blob);
+    char *text = publish_base64(&u->signature);
+    (void)json_object_set_new(json_object_get(*ret_body, "signature"), "bytes",
+                              json_string(text)); /* NULL: it is refused */
+    free(text);
     return CTL_OK;
 }
 

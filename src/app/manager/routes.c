@@ -85,7 +85,8 @@ static const struct route table[] = {
     WRITE("PUT", "/v1/signatures/source", "api_signature_source_put", ADMINISTRATOR, BODY_NEEDED, "", "api_signature_source_get"),
     WRITE("DELETE", "/v1/signatures/databases/{name}", "api_signature_delete", ADMINISTRATOR, BODY_NONE, "", NULL),
     GET("/v1/signatures/custom", "api_custom_get", ""),
-    WRITE("PUT", "/v1/signatures/custom", "api_custom_put", ADMINISTRATOR, BODY_NEEDED, "", "api_custom_get"),
+    { .method = "PUT", .pattern = "/v1/signatures/custom", .fn = "api_custom_put", .role = ADMINISTRATOR,
+      .write = true, .body = BODY_NEEDED, .query = "", .guard = "api_custom_get", .check = package_check_manifest },
 
     GET("/v1/packages", "api_packages_list", "name platform visibility " PAGE),
     { .method = "POST", .pattern = "/v1/packages", .fn = "api_package_create", .role = ADMINISTRATOR,
