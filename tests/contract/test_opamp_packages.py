@@ -168,3 +168,22 @@ def test_statuses_beyond_all_bounds_are_bad_messages(active, certificates, sessi
     eventually("the first is kept", lambda: session.one(
         "SELECT count(*) FROM redoubt.device_package WHERE device_id = %s",
         certificates.ids["one"]) == 1)
+
+
+@pytest.mark.usefixtures("packages")
+def test_who_installs_is_offered_the_next_once_and_again_at_its_end(active, certificates, session):
+    agent = Taker(active, certificates)
+    rollout = start(session)
+    offer = agent.offer()
+    agent.ask(status(OLD, INSTALLING, offer["hash"]))
+    becomes(session, rollout, {"installing": 0})
+    session.api("api_rollout_rollback", path={"id": rollout})
+    back = agent.offer()
+    assert back["version"] == OLD
+    for _ in range(3):
+        agent.ask(status(OLD, INSTALLING, offer["hash"]))
+        agent.nothing()
+    agent.ask(status(NEW, INSTALLED, offer["hash"]))
+    assert agent.offer()["hash"] == back["hash"]
+    agent.ask(status(OLD, INSTALLED, back["hash"]))
+    becomes(session, rollout, {"rolled_back": 100})

@@ -264,6 +264,15 @@ static bool offer_read(const struct conn *c, struct offer *o)
            package_url(c, o->path, o->url, sizeof(o->url));
 }
 
+void answer_package_told(struct conn *c, const struct opamp_package_status *p)
+{
+    /* What was offered in the middle of an installation is taken up at its end: to offer it
+     * again with each word until then would have the two talk without a pause. */
+    if (p->offered_hash.n == POLICY_HASH &&
+        !(c->package_offered && p->status == OPAMP_INSTALLING))
+        memcpy(c->package_hash, p->offered_hash.p, POLICY_HASH);
+}
+
 /* The complete set, which is one package, if the device takes packages and has another. */
 static void offer_packages(struct conn *c, struct opamp_server *a)
 {
@@ -287,6 +296,7 @@ static void offer_packages(struct conn *c, struct opamp_server *a)
         .header = { { STR(OPAMP_ORDER_HEADER), STR(OPAMP_ORDER_BACK) } },
     };
     memcpy(c->package_hash, o.hash, POLICY_HASH);
+    c->package_offered = true;
 }
 
 static void send_encoded(struct conn *c, const struct opamp_server *a)

@@ -28,6 +28,9 @@ void answer_error(struct conn *c, const struct uuid *uid, enum opamp_error error
 /* The bits (enum conn_custom) of those that both sides know. */
 uint8_t answer_customs(const struct opamp_caps *caps);
 /* Queues the hints for this connection. */
+/* Notes what the device says it was offered. */
+void answer_package_told(struct conn *c, const struct opamp_package_status *p);
+
 void answer_session(struct conn *c);
 void answer_licence(struct conn *c);
 /* A custom message, put behind those that wait; not if the device does not know it. */

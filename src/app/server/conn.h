@@ -82,6 +82,7 @@ struct conn {
     uint8_t config_hash[POLICY_HASH];   /* what it has, or was sent */
     uint8_t settings_hash[POLICY_HASH]; /* the same of the connection settings */
     uint8_t package_hash[POLICY_HASH];  /* the same of the package, or zeros */
+    bool package_offered;               /* on this connection */
 
     /* What the DBMS has told. */
     struct uuid group, new_id; /* new_id: CONN_CLONE */

@@ -441,8 +441,7 @@ static void note_told(struct conn *c, const struct opamp_agent *m)
             memcpy(c->config_hash, config->hash.p, POLICY_HASH);
     }
     for (uint32_t i = 0; m->has_packages && i < m->packages.count; i++)
-        if (m->packages.at[i].offered_hash.n == POLICY_HASH)
-            memcpy(c->package_hash, m->packages.at[i].offered_hash.p, POLICY_HASH);
+        answer_package_told(c, &m->packages.at[i]);
     if (m->has_settings_status && settings->hash.n == POLICY_HASH) {
         c->settings_known = true;
         memcpy(c->settings_hash, settings->hash.p, POLICY_HASH);
