@@ -302,8 +302,8 @@ def test_name_servers_that_do_not_answer_hold_nobody_up(place, monkeypatch):
     preload = [os.environ.get("LD_PRELOAD", ""),
                os.path.join(world.BUILD, "tests/contract/libslow_names.so")]
     monkeypatch.setenv("LD_PRELOAD", ":".join(p for p in preload if p))
-    monkeypatch.setenv("SLOW_NAMES_S", "12")
-    service = place.start(vendor="https://vendor.invalid:8443", vendor_timeout_ms=2000)
+    monkeypatch.setenv("SLOW_NAMES_S", "20")
+    service = place.start(vendor="https://vendor.invalid:8443", vendor_timeout_ms=3000)
     entry = place.add("CODE-DNS-0001")
     longest, end = 0.0, time.monotonic() + 30
     while "timed out" not in place.licence(entry)["error"]:
@@ -312,8 +312,10 @@ def test_name_servers_that_do_not_answer_hold_nobody_up(place, monkeypatch):
         assert request(service, place.certificates, None, "GET", "/v1/health",
                        timeout=30)[0] == 200
         longest = max(longest, time.monotonic() - began)
-    assert longest < 5  # of 10 seconds that the lookup takes longer than the vendor may
+    assert longest < 5  # of 17 seconds that the lookup takes longer than the vendor may
+    service.standby()
     place.ask_now()
+    place.activate(service)
     world.eventually("it asks", lambda: "vendor=asking" in service.status(), 30)
     service.standby()  # at once, too
     place.clean()
@@ -517,14 +519,25 @@ def test_a_revoked_device_loses_its_seat_and_gets_none(place, proxy, tmp_path):
     assert refused(request(proxy, place.certificates, "d3")) == (403, "revoked")
 
 
+def test_a_licence_counts_from_the_moment_it_is_there(place, proxy, tmp_path):
+    path = tmp_path / "licence.json"
+    path.write_text(place.keys.sign(seats=5))
+    place.ctl("licence", "import", str(path))
+    place.fenced("UPDATE redoubt.licence SET refused = 'so'; SELECT redoubt.licences_changed()")
+    world.eventually("it is known", lambda: request(proxy, place.certificates, "d1")[0] == 403)
+    place.fenced("UPDATE redoubt.licence SET refused = NULL")  # the notification is still on its way
+    assert request(proxy, place.certificates, "d1")[0] == 200
+
+
 def test_one_device_that_asks_all_the_time_is_held_back(place, tmp_path):
     proxy = place.start(requests_per_minute=30)
     path = tmp_path / "licence.json"
     path.write_text(place.keys.sign(seats=5))
     place.ctl("licence", "import", str(path))
-    answers = [request(proxy, place.certificates, "d1", body="{}") for _ in range(70)]
-    assert [a[0] for a in answers[:60]] == [200] * 60
-    assert {a[0] for a in answers} == {200, 429}
+    answers = [request(proxy, place.certificates, "d1", body="{}") for _ in range(60)]
+    assert [a[0] for a in answers] == [200] * 60
+    while answers[-1][0] == 200 and len(answers) < 200:  # a slow machine: more are allowed meanwhile
+        answers.append(request(proxy, place.certificates, "d1", body="{}"))
     assert refused(answers[-1]) == (429, "too_often")
     assert request(proxy, place.certificates, "d2")[0] == 200
     world.eventually("it is told", lambda: place.events("licence_flood"))

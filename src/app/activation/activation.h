@@ -42,7 +42,8 @@ struct job {
     void *call; /* of front.h */
     struct tls_device who;
     uint64_t asked_ms;
-    bool asking; /* its query is under way */
+    bool asking;         /* its query is under way */
+    uint32_t sync_round; /* of the activation, when it came */
 };
 TAILQ_HEAD(job_queue, job);
 
@@ -74,7 +75,8 @@ struct activation {
     struct held held[HELD_MAX];
     bool synced, sync_due, clock_suspect;
     uint64_t synced_ms;
-    int64_t now; /* the time that decides, at now_ms */
+    uint32_t sync_round; /* the DBMS was asked that often; wraps */
+    int64_t now;         /* the time that decides, at now_ms */
     uint64_t now_ms;
 
     bool active;

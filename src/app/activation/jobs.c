@@ -209,6 +209,25 @@ static char *batch_text(struct activation *a)
     return text;
 }
 
+/* None can be used, as far as is known.  Who came after that was asked waits until it is asked
+ * once more: who has just imported a licence may not be told that there is none.  True: it is
+ * being asked. */
+static bool refuse_known(struct activation *a, enum refusal why)
+{
+    const char *text = why == a->file_state ? a->file_why : "";
+    struct job *j, *next;
+
+    for (j = TAILQ_FIRST(&a->jobs); j; j = next) {
+        next = TAILQ_NEXT(j, next);
+        if (j->sync_round != a->sync_round)
+            refuse_job(a, j, why, text);
+    }
+    if (TAILQ_EMPTY(&a->jobs))
+        return false;
+    licences_sync(a);
+    return true;
+}
+
 bool jobs_ask(struct activation *a)
 {
     const struct held *usable[HELD_MAX];
@@ -218,10 +237,8 @@ bool jobs_ask(struct activation *a)
 
     if (TAILQ_EMPTY(&a->jobs))
         return false;
-    if (n == 0) {
-        jobs_sweep(a, true, why); /* the last one has just ended, or there was none */
-        return false;
-    }
+    if (n == 0)
+        return refuse_known(a, why);
     char *texts[] = { batch_text(a), usable_text(a, usable, n) };
     const char *values[] = { texts[0], texts[1], hold, young, now };
     (void)snprintf(hold, sizeof(hold), "%u", a->conf.activation.lease_days * 86400u);
@@ -319,6 +336,7 @@ static void enqueue(struct activation *a, const struct front_request *rq)
     j->call = rq->call;
     j->who = *rq->device;
     j->asked_ms = boot_ms();
+    j->sync_round = a->sync_round;
     TAILQ_INSERT_TAIL(&a->jobs, j, next);
     a->job_count++;
     pump(a);
@@ -336,8 +354,8 @@ static void activate(struct activation *a, const struct front_request *rq)
     if (no.why == REFUSED_NOT) {
         licences_file(a);
         n = licences_usable(a, usable, &no.why);
-        if (n > 0 || !a->synced)
-            no.why = REFUSED_NOT; /* what the DBMS has is not known yet: it waits */
+        if (n > 0 || !a->synced || dbc_connected(a->dbc))
+            no.why = REFUSED_NOT; /* what the DBMS has now is not known yet: it waits */
         else if (no.why == a->file_state)
             no.text = a->file_why;
     }

@@ -226,6 +226,7 @@ void licences_sync(struct activation *a)
 
     a->sync_due = false;
     a->synced_ms = boot_ms();
+    a->sync_round++;
     licence_time_format(now, (int64_t)time(NULL));
     dbc_query(a->dbc, QUERY_MS,
               "SELECT t, suspect, source, state, envelope, answer, used"
