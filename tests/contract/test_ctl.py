@@ -68,7 +68,7 @@ names = redoubt.example.com 10.9.8.7
 
 
 class FileServer:
-    def __init__(self, folder):
+    def __init__(self, folder, env=None):
         self.folder = folder
         self.port = free_port()
         for name in ("lock", "private", "state", "data"):
@@ -81,7 +81,8 @@ class FileServer:
         # A process group of its own, so that its children end with it.
         self.process = subprocess.Popen(
             ["smbd", "-F", "--no-process-group", "-s", f"{folder}/smb.conf"], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env=dict(os.environ, **(env or {})))
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             with socket.socket() as s:

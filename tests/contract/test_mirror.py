@@ -14,7 +14,7 @@ import time
 import pytest
 
 from device_world import BUILD, boottime_us, eventually
-from test_ctl import _world  # noqa: F401  pylint: disable=unused-import
+from test_ctl import FileServer, _world  # noqa: F401  pylint: disable=unused-import
 
 MIRROR = os.path.join(BUILD, "src/app/mirror/redoubt-mirror")
 PATIENT = 30
@@ -42,8 +42,9 @@ level = debug
 class Mirror:
     """redoubt-mirror of one node, and what it tells its daemon."""
 
-    def __init__(self, store, node="node-a", kib_s=0):
+    def __init__(self, store, node="node-a", kib_s=0, env=None):
         self.world, self.node = store, node
+        self.env = dict(os.environ, **(env or {}))
         self.folder = str(store.folder / node)
         os.makedirs(self.folder, exist_ok=True)
         self.store = f"{self.folder}/store"
@@ -71,7 +72,7 @@ class Mirror:
             self.process = subprocess.Popen(
                 [MIRROR, "--config", self.conf, "--daemon-fd", str(theirs.fileno()),
                  "--lease-fd", str(self.page)], pass_fds=(theirs.fileno(), self.page),
-                stdin=subprocess.DEVNULL, stderr=log)
+                stdin=subprocess.DEVNULL, stderr=log, env=self.env)
         theirs.close()
         self.states.clear()
         threading.Thread(target=self._listen, args=(self.socket,), daemon=True).start()
@@ -397,6 +398,58 @@ def test_what_cannot_be_had_keeps_nothing_else_away(store):
         one.prepared()
         assert one.shown() == {"public/set/1": b"new 1", "public/set/2": good,
                                "public/sig/x": b"third", "public/packages/1": good}
+
+
+def bad_sector(path):
+    """What it names in its file cannot be read (EIO), by whom it is loaded into."""
+    if b"libasan" in read(MIRROR):
+        pytest.skip("this sanitizer does not go with LD_PRELOAD")
+    return {"LD_PRELOAD": os.path.join(BUILD, "tests/contract/libbad_sector.so"),
+            "BAD_SECTOR": str(path)}
+
+
+def test_a_sector_of_the_disk_that_cannot_be_read_is_damage(store, tmp_path):
+    store.publish(FILES)
+    mirror = store.mirror(env=bad_sector(tmp_path / "bad"))
+    mirror.prepared()
+    path = mirror.blob(b"a package")
+    first = os.stat(path).st_ino
+    (tmp_path / "bad").write_text(os.path.basename(path) + "\n")
+    mirror.say("verify")
+    mirror.wait("found", lambda: mirror.state()["damaged"] >= 1)
+    (tmp_path / "bad").write_text("")
+    mirror.wait("healed", lambda: mirror.state()["healed"] >= 1)
+    mirror.prepared()
+    assert os.stat(path).st_ino != first and mirror.shown() == FILES
+    assert mirror.events[0]["where"] == "disk"
+
+
+def test_a_file_of_the_share_that_cannot_be_read_keeps_none_away(world, tmp_path):
+    os.mkdir(tmp_path / "smbd", 0o755)
+    server = FileServer(str(tmp_path / "smbd"), bad_sector(tmp_path / "bad"))
+    store = Store((server, world[1]), tmp_path)
+    try:
+        files = {f"public/{i}": b"file %d" % i for i in range(8)}
+        store.publish(files)
+        # The first by digest: all others come behind it.
+        first = min(files.values(), key=lambda body: hashlib.sha256(body).hexdigest())
+        active = store.mirror("node-a")
+        active.prepared()
+        (tmp_path / "bad").write_text(f"blob/{hashlib.sha256(first).hexdigest()}\n")
+        passive = store.mirror("node-b")
+        passive.wait("all but one", lambda: passive.state().get("missing") == 1)
+        active.lease(store.epoch)
+        passive.wait("told", lambda: passive.state()["damaged"] == 1)
+        # What was set aside keeps its sector; a file that is written anew has another.
+        active.wait("written anew", lambda: active.state()["damaged"] == 1)
+        (tmp_path / "bad").write_text("")
+        active.wait("healed", lambda: active.state()["healed"] == 1)
+        passive.prepared()
+        assert passive.shown() == files and read(store.on_share(first)) == first
+    finally:
+        for mirror in store.mirrors:
+            mirror.stop()
+        server.stop()
 
 
 def test_a_list_that_climbs_changes_nothing(store):

@@ -124,6 +124,26 @@ static void try_later(struct mirror *m)
     m->content.retry = mono_after(mirror_now(), m->content.backoff_ms);
 }
 
+/* Is it this blob?  Then it is absent; and if it is the share's, the active node is told. */
+static void not_fetched(struct mirror *m, uint32_t i, enum err e, bool broke)
+{
+    const struct blob_id *id = &m->list->blobs[i].id;
+    struct want *w = &m->list->wants[i];
+
+    if (e == ERR_IO)
+        w->absent = !broke || share_again(m);
+    else
+        w->absent = e == ERR_CORRUPT || e == ERR_NOT_FOUND;
+    if (!w->absent || (e == ERR_IO && !broke)) /* this disk */
+        return;
+    if (e == ERR_IO && w->unread + 1 < MIRROR_READ_TRIES) {
+        w->unread++;
+        return;
+    }
+    tell_damage(m, true, id);
+    db_tell(m, "damaged", id); /* see suspects */
+}
+
 static enum err fetch_one(struct mirror *m, uint32_t i, struct err_info *why)
 {
     const struct blob *b = &m->list->blobs[i];
@@ -135,6 +155,7 @@ static enum err fetch_one(struct mirror *m, uint32_t i, struct err_info *why)
         return ERR_IO;
     m->moving = 0;
     const enum err e = blob_fetch(s, m->conf.web.store, b, &watch, why);
+    const bool broke = e == ERR_IO && smb_is_lost(s);
 
     m->moving = 0;
     share_used(m, e, why);
@@ -148,11 +169,7 @@ static enum err fetch_one(struct mirror *m, uint32_t i, struct err_info *why)
         tell_healed(m, &b->id);
         return e;
     }
-    if (e == ERR_CORRUPT || e == ERR_NOT_FOUND) { /* of the share: see suspects */
-        w->absent = true;
-        tell_damage(m, true, &b->id);
-        db_tell(m, "damaged", &b->id);
-    }
+    not_fetched(m, i, e, broke);
     return e;
 }
 
@@ -171,9 +188,10 @@ static enum err fetch(struct mirror *m, uint32_t *absent, struct err_info *why)
             return ERR_STATE;
         if (blob_local_check(m->conf.web.store, &l->blobs[i], &ignored) == ERR_OK)
             continue;
+        l->wants[i].absent = false; /* until it is known */
         const enum err e = fetch_one(m, i, why);
 
-        /* One that is damaged keeps none of the others away. */
+        /* One that is damaged, or cannot be read, keeps none of the others away. */
         if (l->wants[i].absent)
             ++*absent;
         else if (e != ERR_OK)

@@ -23,13 +23,15 @@ enum {
     MIRROR_WHY = 200,
     MIRROR_SUSPECTS = 64,
     MIRROR_BROKEN = 64,
+    MIRROR_READ_TRIES = 3, /* then a file that cannot be read is taken for damaged */
     MIRROR_PACKET = 2048,
 };
 
 /* What is known of a blob that is not here. */
 struct want {
-    bool absent; /* it could not be had when it was tried last */
-    bool lost;   /* the active node has no good copy either */
+    bool absent;    /* it could not be had when it was tried last */
+    bool lost;      /* the active node has no good copy either */
+    uint8_t unread; /* so often it could not be read, while the share was there */
 };
 
 /* A list, its text, and the different blobs in it. */
@@ -149,6 +151,8 @@ MUST_USE enum err db_do(PGconn *c, const char *sql, size_t count,
 struct smb *share_get(struct mirror *m, struct err_info *info);
 /* After each use: was the connection lost? */
 void share_used(struct mirror *m, enum err e, const struct err_info *info);
+/* A file that cannot be read breaks the connection as well: can another be made at once? */
+bool share_again(struct mirror *m);
 void share_close(struct mirror *m);
 /* Now and then, so that a share that is away is known before it is needed. */
 void share_turn(struct mirror *m);

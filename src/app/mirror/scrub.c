@@ -69,7 +69,7 @@ static enum err look_at_disk(struct mirror *m, const struct blob *b)
     struct err_info why;
     const enum err e = blob_local_verify(m->conf.web.store, b, &watch, &why);
 
-    if (e == ERR_CORRUPT) {
+    if (e == ERR_CORRUPT || e == ERR_IO) { /* ERR_IO: a sector that cannot be read */
         tell_damage(m, false, &b->id);
         content_lost(m, b);
     } else if (e == ERR_NOT_FOUND && m->content.complete) {
@@ -88,7 +88,7 @@ static enum err heal_share(struct mirror *m, struct smb *s, const struct blob *b
         return ERR_STALE;
     /* The good copy first: a damaged one is better than none. */
     e = blob_local_verify(m->conf.web.store, b, &watch, why);
-    if (e == ERR_CORRUPT || e == ERR_NOT_FOUND)
+    if (e == ERR_CORRUPT || e == ERR_NOT_FOUND || e == ERR_IO)
         db_tell(m, "lost", &b->id); /* to both: nobody waits for it */
     if (e == ERR_OK && damaged)
         e = blob_share_set_aside(s, &b->id, why);
@@ -97,16 +97,38 @@ static enum err heal_share(struct mirror *m, struct smb *s, const struct blob *b
     return e;
 }
 
-static enum err look_at_share(struct mirror *m, const struct blob *b)
+/* One that can never be read, although the share is there, is damaged. */
+static enum err verify_share(struct mirror *m, const struct blob *b, struct err_info *why)
 {
     const struct blob_watch watch = mirror_watch(m);
+    uint32_t tries = 0;
+
+    for (;;) {
+        struct smb *s = share_get(m, why);
+
+        if (!s)
+            return ERR_IO;
+        const enum err e = blob_share_verify(s, b, &watch, why);
+
+        if (e != ERR_IO)
+            return e;
+        share_used(m, e, why);
+        if (!share_again(m))
+            return e;
+        if (++tries == MIRROR_READ_TRIES)
+            return ERR_CORRUPT;
+    }
+}
+
+static enum err look_at_share(struct mirror *m, const struct blob *b)
+{
     struct err_info why;
+    enum err e = verify_share(m, b, &why);
     struct smb *s = share_get(m, &why);
+    const bool damaged = e == ERR_CORRUPT;
 
     if (!s)
         return ERR_IO;
-    enum err e = blob_share_verify(s, b, &watch, &why);
-    const bool damaged = e == ERR_CORRUPT;
 
     if (damaged || e == ERR_NOT_FOUND) {
         tell_damage(m, true, &b->id);

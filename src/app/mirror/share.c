@@ -84,6 +84,14 @@ void share_used(struct mirror *m, enum err e, const struct err_info *info)
     }
 }
 
+bool share_again(struct mirror *m)
+{
+    struct err_info why;
+
+    m->share.retry = (struct mono){ 0 };
+    return share_get(m, &why) != NULL;
+}
+
 void share_turn(struct mirror *m)
 {
     struct smb_space space;
