@@ -60,7 +60,7 @@ class Server:
         self.context.load_verify_locations(certificates.path("ca.pem"))
         self.context.verify_mode = ssl.CERT_REQUIRED
         self.host, self.port = host, free_port()
-        self.lock = threading.RLock()
+        self.lock, self.writing = threading.RLock(), threading.Lock()
         self.messages = []        # every AgentToServer, parsed
         self.events = {}          # stream -> [event...], as a database would have them
         self.gaps = []            # (stream, first, through) where numbers were missing
@@ -160,19 +160,24 @@ class Server:
         data = self._take(link, size)
         return first & 15, bytes(b ^ mask[i & 3] for i, b in enumerate(data))
 
-    @staticmethod
-    def _write(link, payload, first=0x82):
+    def _write(self, link, payload, first=0x82):
         size = len(payload)
         head = bytes([first]) + (bytes([size]) if size < 126 else
                                  bytes([126]) + struct.pack(">H", size) if size < 65536 else
                                  bytes([127]) + struct.pack(">Q", size))
-        link.sendall(head + payload)
+        with self.writing:  # one frame at a time: the test speaks, too
+            link.sendall(head + payload)
 
     # -- what it says --
 
     def say(self, *fields):
         """A ServerToAgent that nothing asked for."""
         self._write(self.link, b"\0" + field(1, self.uid) + b"".join(fields))
+
+    def offer(self, packages):
+        """Offers it now, and to each connection that comes, as the real one does."""
+        self.hello = [packages]
+        self.say(packages)
 
     def assign(self, *runs):
         self.say(custom(TASKS, "assign", {"runs": list(runs)}))

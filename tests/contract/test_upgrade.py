@@ -194,7 +194,7 @@ def offer(server, signer, web, path, version=NEW, **change):
     server.told_before = len(statuses(server))
     what = {"name": "redoubt-agent", "url": web.url(path),
             "digest": hashlib.sha256(data).digest(), "signature": signer.sign(data), **change}
-    server.say(available(version=version, **what))
+    server.offer(available(version=version, **what))
 
 
 def ends(server, status, seconds=30):
@@ -303,7 +303,7 @@ def test_another_offer_waits_until_the_first_has_ended(make, server, web, shelf,
         return server.usual(message, first) + ([back] if fresh else [])
 
     server.answer = insist
-    server.say(back)
+    server.offer(back)
     before = len(server.messages)
     server.say(back)
     os.remove(device.slow)
@@ -463,6 +463,18 @@ def test_nothing_is_installed_without_a_way_back(make, server, web, shelf, signe
     os.remove(os.path.join(device.state, "package", OLD + ".deb"))
     offer(server, signer, web, shelf[NEW])
     assert "no way back" in ends(server, INSTALL_FAILED)[3]
+    assert device.installed() == [] and device.has()[0] == OLD
+
+
+def test_a_damaged_package_is_no_way_back(make, server, web, shelf, signer):
+    device = make()
+    with open(shelf[OLD], "rb") as file:
+        whole = file.read()
+    for number, left in enumerate((b"", bytes(len(whole)), whole[:100])):
+        with open(os.path.join(device.state, "package", OLD + ".deb"), "wb") as file:
+            file.write(left)
+        offer(server, signer, web, shelf[NEW], order=str(number).encode())
+        assert "no way back" in ends(server, INSTALL_FAILED)[3]
     assert device.installed() == [] and device.has()[0] == OLD
 
 

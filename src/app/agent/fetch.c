@@ -240,7 +240,7 @@ enum err fetch_job(struct worker *w, const json_t *job, json_t *out,
         e = package_inspect(w, f.file, job_text(job, "name"), version, info);
     if (e == ERR_OK)
         e = package_way_back(w, folder, job_text(job, "name"), job_text(job, "from"),
-                             info);
+                             f.file, info);
     (void)json_object_set_new(out, "file", json_string(f.file));
     return e;
 }

@@ -204,8 +204,22 @@ static enum err copy_scripts(struct worker *w, const char *tree, const char *nam
     return e;
 }
 
-static enum err build(struct worker *w, const char *tree, const char *file,
-                      struct err_info *info)
+/* On the disk, or not there: after a power cut nobody has time to find out. */
+static enum err sync_path(const char *path, int flags, struct err_info *info)
+{
+    int fd = open(path, flags | O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    bool ok = fd >= 0 && fsync(fd) == 0;
+    enum err e = ok                ? ERR_OK
+                 : errno == ENOSPC ? err_set(info, ERR_FULL, errno, "%s", path)
+                                   : err_set(info, ERR_IO, errno, "%s", path);
+
+    if (fd >= 0)
+        (void)close(fd);
+    return e;
+}
+
+static enum err build(struct worker *w, const char *folder, const char *tree,
+                      const char *file, struct err_info *info)
 {
     char fresh[PACKAGE_PATH + 32], from[PACKAGE_PATH], out[512];
     char *argv[] = { (char[]){ "dpkg-deb" },
@@ -219,22 +233,26 @@ static enum err build(struct worker *w, const char *tree, const char *file,
     (void)snprintf(from, sizeof(from), "%s", tree);
     (void)snprintf(fresh, sizeof(fresh), "%s.new", tree);
     enum err e = tool(w, argv, out, sizeof(out), info);
+    if (e == ERR_OK)
+        e = sync_path(fresh, 0, info);
     if (e == ERR_OK && rename(fresh, file) != 0)
         e = err_set(info, ERR_IO, errno, "%s", file);
-    return e;
+    return e == ERR_OK ? sync_path(folder, O_DIRECTORY, info) : e;
 }
 
-static enum err repack(struct worker *w, const char *tree, const char *name,
+static enum err repack(struct worker *w, const char *folder, const char *name,
                        const char *version, const char *file, struct err_info *info)
 {
     static char list[OUTPUT], status[CONTROL];
-    char package[80], has[128], state[128];
+    char package[80], has[128], state[128], tree[PACKAGE_PATH];
     char *say_list[] = { (char[]){ "dpkg-query" }, (char[]){ "--listfiles" }, package,
                          NULL };
     char *say_status[] = { (char[]){ "dpkg-query" }, (char[]){ "--status" }, package,
                            NULL };
 
     (void)snprintf(package, sizeof(package), "%s", name);
+    (void)snprintf(tree, sizeof(tree), "%s/tree", folder);
+    remove_tree(tree);
     enum err e = tool(w, say_status, status, sizeof(status), info);
     if (e == ERR_OK) {
         field_of(status, "Version", has, sizeof(has));
@@ -253,22 +271,35 @@ static enum err repack(struct worker *w, const char *tree, const char *name,
         e = write_control(tree, status, info);
     if (e == ERR_OK)
         e = copy_scripts(w, tree, name, info);
-    return e == ERR_OK ? build(w, tree, file, info) : e;
+    if (e == ERR_OK)
+        e = build(w, folder, tree, file, info);
+    remove_tree(tree);
+    return e;
+}
+
+/* Is it what it says?  Of other kinds of packages than Debian's nobody here knows more than that
+ * there is something in it. */
+static bool is_sound(struct worker *w, const char *file, const char *name,
+                     const char *version, const char *offered)
+{
+    struct err_info info = { 0 };
+    struct stat st;
+
+    if (stat(file, &st) != 0 || st.st_size == 0 || is_deb(file) != is_deb(offered))
+        return false;
+    return package_inspect(w, file, name, version, &info) == ERR_OK;
 }
 
 enum err package_way_back(struct worker *w, const char *folder, const char *name,
-                          const char *version, struct err_info *info)
+                          const char *version, const char *offered, struct err_info *info)
 {
-    char file[PACKAGE_PATH], tree[PACKAGE_PATH];
+    char file[PACKAGE_PATH];
     struct err_info why = { 0 };
 
     package_file(folder, version, file);
-    if (access(file, R_OK) == 0)
+    if (is_sound(w, file, name, version, offered))
         return ERR_OK;
-    (void)snprintf(tree, sizeof(tree), "%s/tree", folder);
-    remove_tree(tree);
-    enum err e = repack(w, tree, name, version, file, &why);
-    remove_tree(tree);
+    enum err e = repack(w, folder, name, version, file, &why);
     if (e != ERR_OK)
         return err_set(info, ERR_STATE, 0,
                        "there would be no way back: no package of version %.60s is at "

@@ -23,9 +23,11 @@ void package_file(const char *folder, const char *version, char out[PACKAGE_PATH
 MUST_USE enum err package_inspect(struct worker *w, const char *file, const char *name,
                                   const char *version, struct err_info *info);
 
-/* Is there VERSION.deb?  If not it is packed anew from what dpkg has installed. */
+/* Is there VERSION.deb, a sound package of the kind that is offered?  If not it is packed anew
+ * from what dpkg has installed. */
 MUST_USE enum err package_way_back(struct worker *w, const char *folder, const char *name,
-                                   const char *version, struct err_info *info);
+                                   const char *version, const char *offered,
+                                   struct err_info *info);
 
 /* Removes the packages of other versions than these. */
 void package_keep_only(const char *folder, const char *one, const char *two);
