@@ -75,11 +75,13 @@ def build_deb(folder, version, program=AGENT, name="redoubt-agent", platform=PLA
 
 
 class Web:
-    """Serves one folder with ranges.  cut: after so many bytes the connection breaks, once."""
+    """Serves one folder with ranges.  cut: after so many bytes the connection breaks, once;
+    ranges: False sends the whole file, whatever is asked for."""
 
     def __init__(self, folder, certificates=None):
         self.scheme = "https" if certificates else "http"
         self.folder, self.requests, self.cut, self.missing = folder, [], None, 0
+        self.ranges = True
         world = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -114,7 +116,8 @@ class Web:
             handler.send_error(404)
             return
         begin = 0
-        match = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        asked = handler.headers.get("Range", "") if self.ranges else ""
+        match = re.fullmatch(r"bytes=(\d+)-", asked)
         if match:
             begin = int(match.group(1))
         handler.send_response(206 if match else 200)

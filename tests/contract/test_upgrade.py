@@ -336,6 +336,15 @@ def test_a_download_goes_on_where_it_broke(make, server, web, shelf, signer):
     assert device.installed() == [NEW]
 
 
+def test_what_ignores_ranges_is_asked_for_all(make, server, web, shelf, signer):
+    device = make()
+    web.cut, web.ranges = 100_000, False
+    offer(server, signer, web, shelf[NEW])
+    ends(server, INSTALLED)
+    ranges = [headers.get("Range") for _, headers in web.requests]
+    assert ranges == [None, "bytes=100000-", None] and device.installed() == [NEW]
+
+
 def test_over_tls_the_web_server_must_be_the_clusters(make, server, shelf, signer, certificates):
     device = make()
     certificates.sign("fake", "redoubt", "DNS:redoubt,IP:127.0.0.1", "serverAuth", "other")

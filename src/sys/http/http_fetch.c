@@ -146,6 +146,23 @@ static bool set_options(struct fetch *t, struct curl_slist *headers)
     return ok;
 }
 
+/* What ignores ranges sends the whole file, which libcurl does not take for its rest: anew,
+ * then. */
+static CURLcode perform(struct fetch *t)
+{
+    CURLcode c = curl_easy_perform(t->curl);
+
+    if (c != CURLE_RANGE_ERROR || t->from == 0)
+        return c;
+    if (ftruncate(t->fd, 0) != 0) {
+        t->error = errno;
+        return c;
+    }
+    t->have = t->from = 0;
+    c = curl_easy_setopt(t->curl, CURLOPT_RESUME_FROM_LARGE, (curl_off_t)0);
+    return c == CURLE_OK ? curl_easy_perform(t->curl) : c;
+}
+
 enum err http_fetch(const struct http_fetch *f, int fd, struct err_info *info)
 {
     struct fetch t = { .f = f, .fd = fd };
@@ -169,7 +186,7 @@ enum err http_fetch(const struct http_fetch *f, int fd, struct err_info *info)
     if (!t.curl || !headers || !set_options(&t, headers))
         e = err_set(info, ERR_MEMORY, 0, "prepare to fetch %s", f->url);
     else
-        e = result(&t, curl_easy_perform(t.curl), info);
+        e = result(&t, perform(&t), info);
     curl_slist_free_all(headers);
     if (t.curl)
         curl_easy_cleanup(t.curl);
