@@ -116,11 +116,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body[:short])
             self.close_connection = True
             return
-        if source.hold and source.hold[0] == file and len(body) > source.hold[1]:
-            self.wfile.write(body[:source.hold[1]])
+        hold = source.hold
+        if hold and hold[0] == file and len(body) > hold[1]:
+            self.wfile.write(body[:hold[1]])
             self.wfile.flush()
-            source.hold[2].wait(60)
-            body = body[source.hold[1]:]
+            hold[2].wait(60)
+            body = body[hold[1]:]
         try:
             self.wfile.write(body)
         except ConnectionError:

@@ -1,5 +1,6 @@
 """Signature databases from a source, through redoubt-mirror with a real smbd and a real
 PostgreSQL: by the active node only, whole sets only, whenever it is killed."""
+import hashlib
 import json
 import os
 import threading
@@ -7,7 +8,7 @@ import threading
 import pytest
 
 from signature_source import BUILT, Source, genuine, lay_out
-from test_mirror import Store, _world, eventually, read  # noqa: F401  pylint: disable=unused-import
+from test_mirror import Store, _world, damage, eventually, read  # noqa: F401  pylint: disable=unused-import
 
 
 @pytest.fixture(name="source")
@@ -140,6 +141,38 @@ def test_who_is_stopped_in_the_middle_leaves_nothing_half(store, source, how):
     assert mirror.shown()["public/sig/test.cvd"] == genuine_file("test-6.cvd")
     if how == "killed":
         assert ("test.cvd", "bytes=5000-", None) in source.asked
+
+
+def test_a_slow_source_keeps_the_active_node_from_nothing(store, source):
+    mirror = active(store)
+    mirror.wait("version 4", lambda: version(store) == 4)
+    mirror.prepared()
+    lay_out(source.folder, 6)
+    go_on = threading.Event()
+    source.hold = ("test.cvd", 5000, go_on)
+    update_now(store)
+    part = f"{mirror.store}/upstream/test-6.cvd.part"
+    try:
+        mirror.wait("the download", lambda: os.path.exists(part)
+                    and os.path.getsize(part) == 5000)
+        source.hold = ("test.cvd", 1, go_on)  # nor does it get on when it is asked again
+        # A copy of the share is damaged: the other node says so.
+        body = mirror.shown()["public/sig/test.cvd"]
+        damage(store.on_share(body))
+        store.write("SELECT pg_notify('redoubt_mirror', %s)",
+                    f"damaged {hashlib.sha256(body).hexdigest()}")
+        mirror.wait("healed", lambda: mirror.state()["healed"] == 1)
+        assert read(store.on_share(body)) == body
+        # And its session with the DBMS ends.
+        store.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                             "WHERE application_name = 'redoubt-mirror/node-a'")
+        store.publish({"public/custom/y.ndb": b"y"})
+        mirror.prepared()
+        assert version(store) == 4 and "public/custom/y.ndb" in mirror.shown()
+    finally:
+        go_on.set()
+        source.hold = None
+    mirror.wait("version 6", lambda: version(store) == 6, 90)
 
 
 def test_patience_and_lies_are_told(store, source):

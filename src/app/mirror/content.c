@@ -11,6 +11,7 @@ enum {
     BACKOFF_MAX_MS = 60000,
     PATIENCE_MS = 500, /* a set that is here so soon is no reason to be unprepared */
     PART_S = 7 * 86400,
+    WAITS_MS = 240000, /* after the next look at everything was due */
 };
 
 /* Everything is shown that any node could show: to wait for the rest would be in vain. */
@@ -47,6 +48,13 @@ static void say_why(struct mirror *m, const char *why)
     (void)snprintf(m->content.why, sizeof(m->content.why), "%.190s", why);
     if (why[0])
         log_event(LOG_LEVEL_WARNING, "content", log_str("why", why));
+}
+
+bool content_waits(const struct mirror *m)
+{
+    return db_is_due(m) || m->suspect_count > 0 ||
+           (m->list &&
+            mono_reached(mirror_now(), mono_after(m->content.survey, WAITS_MS)));
 }
 
 void content_take(struct mirror *m, struct list *l)

@@ -194,6 +194,8 @@ MUST_USE enum err tree_prepare(const struct conf *conf, struct err_info *info);
 
 /* content.c */
 void content_turn(struct mirror *m);
+/* Has something of the nodes' own waited too long for a task of the active one? */
+bool content_waits(const struct mirror *m);
 /* A new list was read; it is the mirror's from now on. */
 void content_take(struct mirror *m, struct list *l);
 /* The active node says: there is no good copy, neither on the share nor on its disk. */

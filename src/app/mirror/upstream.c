@@ -68,12 +68,14 @@ struct looking {
     char folder[MIRROR_PATH], ca[MIRROR_PATH + 16], url[FETCH_URL];
 };
 
+/* A source may be slow for hours: what the nodes need comes first.  It goes on from its part. */
 static bool goes_on(void *arg)
 {
     struct active *a = arg;
     struct blob_watch w = mirror_watch(a->m);
 
-    return w.progress(w.arg, 0, 0) && mirror_is_active(a->m, NULL);
+    return w.progress(w.arg, 0, 0) && mirror_is_active(a->m, NULL) &&
+           !content_waits(a->m);
 }
 
 static const char *text_of(const json_t *o, const char *key)
