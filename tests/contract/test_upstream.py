@@ -200,6 +200,21 @@ def test_patience_and_lies_are_told(store, source):
     assert "MD5" in kinds[0][0] and "patience" in kinds[1][0], json.dumps(kinds)
 
 
+@pytest.mark.parametrize("code, kept", [("40P01", True), ("RH409", False)])
+def test_only_what_the_dbms_refuses_for_good_is_thrown_away(store, code, kept):
+    store.database.query(f"""CREATE FUNCTION redoubt.test_fails() RETURNS trigger
+        LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$;
+        CREATE TRIGGER test_fails BEFORE INSERT ON redoubt.signature_db
+        FOR EACH ROW EXECUTE FUNCTION redoubt.test_fails()""")
+    try:
+        mirror = active(store)
+        mirror.wait("it is told", lambda: state(store)["error"])
+        assert ("test-4.cvd" in os.listdir(f"{mirror.store}/upstream")) == kept
+    finally:
+        store.database.query("DROP FUNCTION redoubt.test_fails CASCADE")
+    assert version(store) is None
+
+
 def test_a_share_that_takes_nothing_is_no_reason_to_ask_each_minute(store, source):
     upload = f"{store.share}/upload"
     os.rmdir(upload)

@@ -3,7 +3,6 @@
  */
 #include "app/mirror/active.h"
 
-#include "sys/fence/dbc.h"
 #include "sys/log/log.h"
 
 enum { AGAIN_S = 60 };
@@ -24,7 +23,7 @@ enum err active_ask(struct active *a, const char *sql, size_t count,
 {
     if (!mirror_is_active(a->m, NULL))
         return err_set(info, ERR_STALE, 0, "this node is active no more");
-    const enum err e = db_ask(a->db, sql, count, values, out, info);
+    const enum err e = db_ask_state(a->db, sql, count, values, out, a->sqlstate, info);
 
     /* ERR_STATE has a meaning of its own here: called off. */
     return e == ERR_STATE ? ERR_IO : e;

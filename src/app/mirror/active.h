@@ -16,14 +16,20 @@
 #define APP_MIRROR_ACTIVE_H
 
 #include "app/mirror/mirror.h"
+#include "sys/fence/dbc.h"
 
 struct active {
     struct mirror *m;
     PGconn *db; /* announced; one statement is one transaction unless you say BEGIN */
     struct smb *smb; /* the data share, prepared */
     uint64_t epoch;
+    char sqlstate[DBC_SQLSTATE]; /* of the last statement; "": the DBMS refused nothing */
 };
 
+/* db_ask(), and the state that the DBMS refused it with, or "". */
+MUST_USE enum err db_ask_state(PGconn *c, const char *sql, size_t count,
+                               const char *const values[], PGresult **out,
+                               char state[DBC_SQLSTATE], struct err_info *info);
 /* One statement; ERR_STALE, or what the DBMS said.  *out is the caller's (PQclear). */
 MUST_USE enum err active_ask(struct active *a, const char *sql, size_t count,
                              const char *const values[], PGresult **out,

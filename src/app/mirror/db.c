@@ -52,11 +52,13 @@ static bool wait_answer(PGconn *c)
     return true;
 }
 
-enum err db_ask(PGconn *c, const char *sql, size_t count, const char *const values[],
-                PGresult **out, struct err_info *info)
+enum err db_ask_state(PGconn *c, const char *sql, size_t count,
+                      const char *const values[], PGresult **out,
+                      char state[DBC_SQLSTATE], struct err_info *info)
 {
     PGresult *r = NULL, *more;
 
+    state[0] = '\0';
     if (!PQsendQueryParams(c, sql, (int)count, NULL, values, NULL, NULL, 0))
         return err_set(info, ERR_CLOSED, 0, "%.200s", PQerrorMessage(c));
     do {
@@ -73,13 +75,21 @@ enum err db_ask(PGconn *c, const char *sql, size_t count, const char *const valu
     const ExecStatusType st = PQresultStatus(r);
 
     if (st != PGRES_TUPLES_OK && st != PGRES_COMMAND_OK) {
-        const enum err e = dbc_error(r, NULL, info);
+        const enum err e = dbc_error(r, state, info);
 
         PQclear(r);
         return e;
     }
     *out = r;
     return ERR_OK;
+}
+
+enum err db_ask(PGconn *c, const char *sql, size_t count, const char *const values[],
+                PGresult **out, struct err_info *info)
+{
+    char state[DBC_SQLSTATE];
+
+    return db_ask_state(c, sql, count, values, out, state, info);
 }
 
 enum err db_do(PGconn *c, const char *sql, size_t count, const char *const values[],

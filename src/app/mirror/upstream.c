@@ -211,6 +211,13 @@ static enum err settle(struct looking *l, struct err_info *info)
     return e;
 }
 
+/* Our own words (RHnnn), or data that does not fit.  Others are of the moment: a deadlock. */
+static bool is_refusal(const char *sqlstate)
+{
+    return strncmp(sqlstate, "RH", 2) == 0 || strncmp(sqlstate, "22", 2) == 0 ||
+           strncmp(sqlstate, "23", 2) == 0;
+}
+
 /* *refused: the DBMS does not want it, and will not later. */
 static enum err take(struct looking *l, bool *refused, struct err_info *info)
 {
@@ -230,7 +237,7 @@ static enum err take(struct looking *l, bool *refused, struct err_info *info)
     if (e == ERR_OK) {
         e = active_ask(l->a, "SELECT redoubt.signatures_take($1::jsonb, $2, false)", 2,
                        values, &r, info);
-        *refused = e == ERR_IO;
+        *refused = e != ERR_OK && is_refusal(l->a->sqlstate);
         PQclear(r);
     }
     free(text);
