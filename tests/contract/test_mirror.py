@@ -42,15 +42,15 @@ level = debug
 class Mirror:
     """redoubt-mirror of one node, and what it tells its daemon."""
 
-    def __init__(self, store, node="node-a", kib_s=0, env=None):
+    def __init__(self, store, node="node-a", kib_s=0, env=None, name="store"):
         self.world, self.node = store, node
         self.env = dict(os.environ, **(env or {}))
         self.folder = str(store.folder / node)
         os.makedirs(self.folder, exist_ok=True)
-        self.store = f"{self.folder}/store"
+        self.store = f"{self.folder}/{name}"
         self.conf = f"{self.folder}/redoubt.conf"
         peer = {"node-a": "node-b", "node-b": "node-a"}[node]
-        with open(self.conf, "w", encoding="ascii") as file:
+        with open(self.conf, "w", encoding="utf-8") as file:
             file.write(CONF.format(node=node, peer=peer, dir=store.folder, kib_s=kib_s,
                                    port=store.server.port, conninfo=store.conninfo,
                                    store=self.store))
@@ -113,7 +113,7 @@ class Mirror:
         try:
             return eventually(what, check, seconds)
         except AssertionError:
-            with open(self.log, encoding="utf-8") as log:
+            with open(self.log, encoding="utf-8", errors="replace") as log:
                 raise AssertionError(f"{what}: {self.state()}\n{log.read()[-3000:]}") from None
 
     def prepared(self, serial=None):
@@ -475,6 +475,18 @@ def test_a_list_that_climbs_changes_nothing(store):
         store.write("DELETE FROM redoubt.publication WHERE blob = %s", digest)
         store.database.query("ALTER TABLE redoubt.publication ADD CONSTRAINT "
                              "publication_path_check CHECK (redoubt.publication_path_ok(path))")
+
+
+def test_a_character_that_is_cut_silences_nobody(store):
+    """Words are cut by bytes; JSON takes whole characters only."""
+    head = len(f"{store.folder}/node-a/")
+    mirror = store.mirror(name="x" * ((head + 1) % 2) + "\u00e4" * 60)  # byte 100 is its half
+    mirror.prepared()
+    shutil.rmtree(f"{mirror.store}/tree")
+    store.publish(FILES)
+    mirror.wait("told", lambda: "?/tree" in mirror.state()["why"])
+    os.mkdir(f"{mirror.store}/tree")
+    mirror.prepared()
 
 
 def test_old_sets_and_what_only_they_needed_go(store):

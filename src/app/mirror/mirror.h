@@ -116,6 +116,8 @@ struct blob_watch mirror_watch(struct mirror *m);
 bool mirror_is_active(const struct mirror *m, uint64_t *epoch);
 
 /* tell.c */
+/* Words of others, or cut by bytes, as UTF-8: JSON takes nothing else. */
+const char *tell_text(char out[MIRROR_WHY], const char *text);
 /* To the daemon, if there is news, and now and then. */
 void tell_state(struct mirror *m);
 /* A blob is damaged, here or on the share: told once, until it is healed. */

@@ -7,6 +7,7 @@
 
 #include "app/mirror/mirror.h"
 #include "sys/log/log.h"
+#include "wire/uuid.h"
 
 enum { PACE_MS = 250, SIGN_OF_LIFE_MS = 10000 };
 
@@ -19,9 +20,31 @@ static bool say(const struct mirror *m, const char *text)
            send(m->daemon_fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)n;
 }
 
+const char *tell_text(char out[MIRROR_WHY], const char *text)
+{
+    const size_t n = strnlen(text, MIRROR_WHY - 1);
+    size_t at = 0, k;
+
+    while (at < n) {
+        for (k = 1; k <= 4 && at + k <= n; k++)
+            if (text_is_utf8((struct str){ text + at, k }))
+                break;
+        const bool ok = k <= 4 && at + k <= n;
+
+        if (ok)
+            memcpy(out + at, text + at, k);
+        else
+            out[at] = '?';
+        at += ok ? k : 1;
+    }
+    out[n] = '\0';
+    return out;
+}
+
 static json_t *state_json(const struct mirror *m)
 {
     const struct list *l = m->list;
+    char share[MIRROR_WHY], refused[MIRROR_WHY], why[MIRROR_WHY], detail[MIRROR_WHY];
 
     return json_pack(
         "{s:b, s:b, s:I, s:I, s:i, s:I, s:i, s:I, s:I, s:i, s:i, s:i, s:b, s:b, s:s, "
@@ -33,11 +56,12 @@ static json_t *state_json(const struct mirror *m)
         (int)m->content.missing, "missing_bytes", (json_int_t)m->content.missing_bytes,
         "fetched_bytes", (json_int_t)(m->fetched_bytes + m->moving), "damaged_now",
         (int)m->broken.count, "damaged", (int)m->damaged, "healed", (int)m->healed,
-        "share_ok", m->share.ok, "full", m->content.full, "share_why", m->share.why,
-        "refused", m->db.refused, "why", m->content.why, "scrubbing", m->scrub.on,
-        "scrubbed", (json_int_t)m->scrub.last_s, "signatures",
+        "share_ok", m->share.ok, "full", m->content.full, "share_why",
+        tell_text(share, m->share.why), "refused", tell_text(refused, m->db.refused),
+        "why", tell_text(why, m->content.why), "scrubbing", m->scrub.on, "scrubbed",
+        (json_int_t)m->scrub.last_s, "signatures",
         mirror_is_active(m, NULL) ? m->signatures.status : "", "signatures_detail",
-        m->signatures.detail, "lost", (int)m->content.lost);
+        tell_text(detail, m->signatures.detail), "lost", (int)m->content.lost);
 }
 
 void tell_state(struct mirror *m)

@@ -246,7 +246,8 @@ static enum err take(struct looking *l, bool *refused, struct err_info *info)
 
 static enum err tell(struct looking *l, const char *why, struct err_info *info)
 {
-    json_t *o = json_pack("{s:s, s:I, s:O?}", "error", why, "blocked_s",
+    char clean[MIRROR_WHY];
+    json_t *o = json_pack("{s:s, s:I, s:O?}", "error", tell_text(clean, why), "blocked_s",
                           (json_int_t)l->look.fetch.blocked_s, "version",
                           json_object_get(l->due, "version"));
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
