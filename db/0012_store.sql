@@ -175,6 +175,12 @@ BEGIN
     INSERT INTO redoubt.publication (path, blob, owner)
     SELECT e ->> 'path', e ->> 'blob', publish.owner FROM jsonb_array_elements(entries) AS e
     ON CONFLICT (path) DO UPDATE SET blob = EXCLUDED.blob;
+    -- A node takes no longer list (PUBLICATION_MAX): it would show nothing new any more.
+    IF jsonb_array_length(entries) > 0 AND (SELECT count(*) FROM redoubt.publication) > 20000 THEN
+        PERFORM redoubt.api_refuse(409, 'Too many files are published',
+            'At most 20000 files can be published in all.',
+            'Remove packages that nobody needs any more.', 'publication_full');
+    END IF;
     UPDATE redoubt.publication_serial s SET serial = s.serial + 1, changed_at = now()
     RETURNING s.serial INTO now_at;
     PERFORM pg_notify('redoubt', jsonb_build_object('t', 'published', 'serial', now_at)::text);

@@ -236,6 +236,23 @@ def test_nothing_published_is_prepared_at_once(store):
     assert mirror.shown() == {} and mirror.state()["files"] == 0
 
 
+def test_no_more_is_published_than_a_node_can_take(store):
+    blob = store.put(b"x")
+
+    def publish(owner, count):
+        return store.write(
+            "SELECT redoubt.publish(%s, (SELECT coalesce(jsonb_agg(jsonb_build_object('path', "
+            "'public/' || %s || '/' || i, 'blob', %s::text)), '[]') "
+            "FROM generate_series(1, %s) i))", owner, owner, blob, count)
+    publish("a", 10000)
+    publish("b", 9999)
+    publish("c", 1)
+    with pytest.raises(Exception, match="Too many files are published"):
+        publish("c", 2)
+    publish("a", 9999)
+    publish("c", 2)
+
+
 def test_a_set_is_seen_whole_or_not_at_all(store):
     first = {f"public/set/{i}": b"old %d" % i for i in range(20)}
     second = {f"public/set/{i}": os.urandom(65536) for i in range(20)}
