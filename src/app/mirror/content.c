@@ -1,6 +1,8 @@
 /*
  * content: what is missing here of what is published, and getting it.
  */
+#include <stdlib.h>
+
 #include "app/mirror/mirror.h"
 #include "sys/log/log.h"
 
@@ -278,27 +280,42 @@ static enum err show_rest(struct mirror *m, struct err_info *why)
     return e;
 }
 
+struct sweep {
+    struct mirror *m;
+    struct tree_needs needs;
+};
+
+static void say_alive(void *arg)
+{
+    tell_state(arg);
+}
+
 static bool sweep_one(void *arg, const struct blob *b, uint64_t age_s)
 {
-    struct mirror *m = arg;
+    struct sweep *s = arg;
     struct err_info why;
 
     (void)age_s;
-    if (!list_has(m->list, &b->id) && !tree_needs(m->conf.web.store, &b->id) &&
-        blob_local_remove(m->conf.web.store, &b->id, &why) == ERR_OK)
+    if (list_has(s->m->list, &b->id) || tree_needs_it(&s->needs, &b->id))
+        return true;
+    if (blob_local_remove(s->m->conf.web.store, &b->id, &why) == ERR_OK)
         log_event(LOG_LEVEL_INFO, "blob_removed", log_str("blob", b->id.hex));
+    say_alive(s->m);
     return true;
 }
 
 /* Old trees, and the blobs that only they needed. */
 static void sweep(struct mirror *m)
 {
-    struct err_info why;
+    struct sweep s = { .m = m, .needs = { .meanwhile = say_alive, .arg = m } };
+    struct err_info why = { .what = "what is shown cannot be looked through" };
+    enum err e = ERR_IO;
 
     m->content.sweep = mono_after(mirror_now(), SWEEP_MS);
     tree_prune(m->conf.web.store, mirror_wall_s());
-    enum err e = blob_local_list(m->conf.web.store, sweep_one, m, &why);
-
+    if (tree_needs_all(m->conf.web.store, &s.needs))
+        e = blob_local_list(m->conf.web.store, sweep_one, &s, &why);
+    free(s.needs.id);
     if (e == ERR_OK)
         e = blob_local_clean(m->conf.web.store, PART_S, &why);
     if (e != ERR_OK)

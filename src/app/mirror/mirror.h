@@ -189,8 +189,17 @@ MUST_USE enum err tree_lay(const char *store, const struct list *l,
                            struct err_info *info);
 /* Removes trees that were replaced long ago. */
 void tree_prune(const char *store, uint64_t now_s);
-/* Does a tree that is kept need it? */
-bool tree_needs(const char *store, const struct blob_id *id);
+/* What the trees that are kept need. */
+struct tree_needs {
+    void (*meanwhile)(void *arg); /* now and then; the rest is 0 at first */
+    void *arg;
+    struct blob_id *id; /* the caller's (free), also after a failure */
+    size_t count, room;
+    uint64_t looked;
+};
+/* false: not known, so nothing may be thrown away. */
+MUST_USE bool tree_needs_all(const char *store, struct tree_needs *t);
+bool tree_needs_it(const struct tree_needs *t, const struct blob_id *id);
 /* The owner of the web service may read the store, and nobody else. */
 MUST_USE enum err tree_prepare(const struct conf *conf, struct err_info *info);
 

@@ -15,6 +15,7 @@
 enum {
     KEEP_S = 3600, /* a replaced tree, for downloads that go on */
     KEEP_MAX = 4,
+    LOOK_EACH = 256, /* links */
     DEPTH_MAX = PUBLICATION_NAMES_MAX + 2,
 };
 
@@ -201,27 +202,53 @@ static bool walk(int at, const char *name, int depth, each_link *each, void *arg
     return enough;
 }
 
-static bool leads_to(void *arg, int at, const char *name)
+static int by_digest(const void *a, const void *b)
 {
-    const struct blob_id *id = arg;
-    char link[PUBLICATION_LINK_BYTES + 1];
-    const ssize_t n = readlinkat(at, name, link, sizeof(link));
-
-    return n >= PUBLICATION_DIGEST && n < (ssize_t)sizeof(link) &&
-           memcmp(link + n - PUBLICATION_DIGEST, id->hex, PUBLICATION_DIGEST) == 0;
+    return strcmp(((const struct blob_id *)a)->hex, ((const struct blob_id *)b)->hex);
 }
 
-bool tree_needs(const char *store, const struct blob_id *id)
+/* true, which ends the walk: no memory. */
+static bool note_digest(void *arg, int at, const char *name)
 {
-    struct blob_id key = *id;
+    struct tree_needs *t = arg;
+    char link[PUBLICATION_LINK_BYTES + 1];
+    const ssize_t n = readlinkat(at, name, link, sizeof(link) - 1);
+    struct blob_id id;
+
+    if (t->looked++ % LOOK_EACH == 0)
+        t->meanwhile(t->arg);
+    if (n < PUBLICATION_DIGEST ||
+        !blob_id_parse(&id,
+                       (struct str){ link + n - PUBLICATION_DIGEST, PUBLICATION_DIGEST }))
+        return false;
+    if (t->count == t->room) {
+        const size_t room = t->room ? t->room * 2 : 1024;
+        struct blob_id *more = reallocarray(t->id, room, sizeof(*more));
+
+        if (!more)
+            return true;
+        t->id = more;
+        t->room = room;
+    }
+    t->id[t->count++] = id;
+    return false;
+}
+
+bool tree_needs_all(const char *store, struct tree_needs *t)
+{
     const int trees = open_trees(store);
+    const bool known = trees >= 0 && !walk(trees, ".", DEPTH_MAX, note_digest, t);
 
-    if (trees < 0)
-        return true; /* not known: nothing is thrown away */
-    const bool needs = walk(trees, ".", DEPTH_MAX, leads_to, &key);
+    if (trees >= 0)
+        (void)close(trees);
+    if (known && t->count > 0)
+        qsort(t->id, t->count, sizeof(*t->id), by_digest);
+    return known;
+}
 
-    (void)close(trees);
-    return needs;
+bool tree_needs_it(const struct tree_needs *t, const struct blob_id *id)
+{
+    return t->count > 0 && bsearch(id, t->id, t->count, sizeof(*t->id), by_digest);
 }
 
 static bool remove_link(void *arg, int at, const char *name)
