@@ -417,6 +417,24 @@ def test_what_cannot_be_had_keeps_nothing_else_away(store):
                                "public/sig/x": b"third", "public/packages/1": good}
 
 
+@pytest.mark.parametrize("size", [3, 7, None], ids=["shorter", "longer", "none"])
+def test_what_was_named_wrongly_keeps_nothing_else_away(store, size):
+    """Whoever may publish says which blob it is, and may be wrong."""
+    blob = hashlib.sha256(b"wrong").hexdigest()
+    if size:
+        with open(store.on_share(b"wrong"), "wb") as file:
+            file.write(b"wrong")
+    store.write("SELECT redoubt.blob_add(%s, %s)", blob, size or 5)
+    store.write("SELECT redoubt.publish('package:1', %s::jsonb)",
+                json.dumps([{"path": "public/packages/1", "blob": blob}]))
+    store.publish(FILES)
+    mirror = store.mirror()
+    mirror.lease(store.epoch)
+    mirror.wait("the others' files", lambda: mirror.shown() == FILES)
+    mirror.wait("nobody has it", lambda: mirror.state()["lost"] == 1)
+    assert mirror.state()["prepared"] and "package:1" in mirror.state()["why"]
+
+
 def bad_sector(path):
     """What it names in its file cannot be read (EIO), by whom it is loaded into."""
     if b"libasan" in read(MIRROR):

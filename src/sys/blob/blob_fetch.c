@@ -109,6 +109,7 @@ static enum err finish(struct fetch *f, struct err_info *info)
     const struct timespec times[2] = { { .tv_nsec = UTIME_NOW },
                                        { .tv_sec = f->blob->mtime } };
     struct blob_id found;
+    struct stat st;
     char folder[BLOB_PATH];
     enum err e = blob_local_file(f->store, "blob", NULL, folder, info);
 
@@ -118,6 +119,13 @@ static enum err finish(struct fetch *f, struct err_info *info)
     if (strcmp(found.hex, f->blob->id.hex) != 0)
         return err_set(info, ERR_CORRUPT, 0, "blob %s was fetched with other bytes",
                        f->blob->id.hex);
+    if (fstat(f->fd, &st) != 0)
+        return err_set(info, ERR_IO, errno, "look at %s", f->part);
+    if ((uint64_t)st.st_size !=
+        f->blob->size) /* or the next look would remove it again */
+        return err_set(info, ERR_CORRUPT, 0, "blob %.16s... has %llu bytes, not %llu",
+                       f->blob->id.hex, (unsigned long long)st.st_size,
+                       (unsigned long long)f->blob->size);
     if (fchmod(f->fd, 0644) != 0 ||
         (f->blob->mtime != 0 && futimens(f->fd, times) != 0) || fsync(f->fd) != 0)
         return err_set(info, ERR_IO, errno, "write %s", f->part);
