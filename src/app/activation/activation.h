@@ -119,6 +119,8 @@ void jobs_sweep(struct activation *a, bool all, enum refusal why);
 
 /* Reads the licence file if it changed since. */
 void licences_file(struct activation *a);
+/* From malloc, ended by a zero; NULL: out of memory. */
+char *text_copy(struct str text);
 /* Asks the DBMS what there is. */
 void licences_sync(struct activation *a);
 /* The time that decides about licences. */

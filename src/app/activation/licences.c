@@ -72,12 +72,23 @@ static enum err load_keys(struct activation *a, struct err_info *info)
     return e;
 }
 
+char *text_copy(struct str text)
+{
+    char *copy = malloc(text.n + 1);
+
+    if (copy) {
+        memcpy(copy, text.p, text.n);
+        copy[text.n] = '\0';
+    }
+    return copy;
+}
+
 static void take_file(struct activation *a, struct str text, struct err_info *info)
 {
     enum err e = licence_open(&a->file.licence, text, a->anchor, info);
 
     a->file_state = e == ERR_OK ? REFUSED_NOT : REFUSED_BAD_LICENCE;
-    a->file_text = e == ERR_OK ? strndup(text.p, text.n) : NULL;
+    a->file_text = e == ERR_OK ? text_copy(text) : NULL;
     a->file.until = a->file.licence.expires;
 }
 

@@ -75,7 +75,7 @@ static void on_answer(void *arg, const struct upstream_answer *u)
         (void)snprintf(text, sizeof(text), "the vendor's answer: %s", info.what);
         failed(v, text, 0);
     } else {
-        v->answer = strndup(u->body.p, u->body.n);
+        v->answer = text_copy(u->body);
         if (!v->answer)
             failed(v, "out of memory", 0);
     }

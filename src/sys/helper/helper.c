@@ -11,7 +11,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CALM_MS = 60000 }; /* who lived so long begins anew with the shortest pause */
+enum {
+    CALM_MS = 60000,    /* who lived so long begins anew with the shortest pause */
+    LAST_WORDS_MAX = 32 /* packets of a child that has ended */
+};
 
 struct helper {
     struct helper_options o;
@@ -128,21 +131,6 @@ static void hang_up(struct helper *h)
     (void)sd_event_source_set_enabled(h->silence, SD_EVENT_OFF);
 }
 
-static int on_death(sd_event_source *s, const siginfo_t *si, void *user)
-{
-    struct helper *h = user;
-    char why[80];
-
-    (void)s;
-    (void)snprintf(why, sizeof(why), "it ended with %s %d",
-                   si->si_code == CLD_EXITED ? "status" : "signal", si->si_status);
-    hang_up(h);
-    h->death = sd_event_source_disable_unref(h->death);
-    h->pid = 0;
-    again(h, why);
-    return 0;
-}
-
 static void quiet(struct helper *h)
 {
     if (h->o.silence_ms == 0)
@@ -152,25 +140,50 @@ static void quiet(struct helper *h)
     (void)sd_event_source_set_enabled(h->silence, SD_EVENT_ONESHOT);
 }
 
-static int on_packet(sd_event_source *s, int fd, uint32_t events, void *user)
+/* One packet; false: there is none. */
+static bool hear(struct helper *h)
 {
-    struct helper *h = user;
     struct iovec iov = { h->packet, sizeof(h->packet) };
     struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
-    ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT);
+    ssize_t n = recvmsg(h->socket, &m, MSG_DONTWAIT);
 
-    (void)s;
-    (void)events;
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return 0;
+        return false;
     if (n <= 0) { /* it hung up: of no use any more, on_death() comes */
         hang_up(h);
         (void)kill(h->pid, SIGKILL);
-        return 0;
+        return false;
     }
     quiet(h);
     if (!(m.msg_flags & MSG_TRUNC))
         h->cb.said(h->cb.arg, (struct str){ h->packet, (size_t)n });
+    return true;
+}
+
+static int on_packet(sd_event_source *s, int fd, uint32_t events, void *user)
+{
+    (void)s;
+    (void)fd;
+    (void)events;
+    (void)hear(user);
+    return 0;
+}
+
+static int on_death(sd_event_source *s, const siginfo_t *si, void *user)
+{
+    struct helper *h = user;
+    char why[80];
+
+    (void)s;
+    (void)snprintf(why, sizeof(why), "it ended with %s %d",
+                   si->si_code == CLD_EXITED ? "status" : "signal", si->si_status);
+    /* Its last words first: they wait behind everything else in the loop. */
+    for (int i = 0; i < LAST_WORDS_MAX && h->socket >= 0 && hear(h); i++)
+        continue;
+    hang_up(h);
+    h->death = sd_event_source_disable_unref(h->death);
+    h->pid = 0;
+    again(h, why);
     return 0;
 }
 
