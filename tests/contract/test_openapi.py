@@ -400,10 +400,14 @@ def pages(api, path, limit):
                                   "/v1/audit", "/v1/tokens", "/v1/api-tokens"])
 def test_a_list_comes_in_pages(api, world, path):
     world.events(world.in_a, *["threat_found"] * 4)
-    everything = pages(api, path, 1000)
+    for _ in range(5):      # an event of the manager's own may come in between: then again
+        everything = pages(api, path, 1000)
+        ones, twos = pages(api, path, 1), pages(api, path, 2)
+        if pages(api, path, 1000) == everything:
+            break
     assert len(everything) > 1 or path in ("/v1/tokens", "/v1/tasks")
-    assert pages(api, path, 1) == everything
-    assert pages(api, path, 2) == everything
+    assert ones == everything
+    assert twos == everything
 
 
 # --- wrong input -------------------------------------------------------------------------------
