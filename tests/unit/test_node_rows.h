@@ -76,6 +76,11 @@ static const struct row rows[] = {
                 "by:node-a released "
                 "to:node-a auto:900 ~claim auto:400 !claim=7",
       .known_epoch = 6 },
+    { .name = "L1: nor is it when the epochs above it have vanished without a crash",
+      .script = "still start auto:4000 ?active !claim=7 op:switchover auto:200 ?ready "
+                "top:8 held by:node-b moving auto:3000 ?ready | top:6 by:node-a released "
+                "to:node-a auto:900 ~claim auto:400 !claim=7",
+      .known_epoch = 6 },
     { .name = "L1: a record that has vanished makes the wait begin anew",
       .script = CHANGED "+1050 not_found ~claim | +1 ok | +1000 ok ~claim" },
     /* ---- L2 ---- */

@@ -282,6 +282,8 @@ struct node {
     struct {
         bool services_told, walking;
         uint32_t walk_session;    /* in which the last walk released its epoch */
+        uint64_t walk_epoch;      /* that epoch, until it has led to a promotion */
+        struct mono walk_until;   /* the peer leaves it to us for longer than this */
         bool waited, walk_waited; /* the claim was made after the whole wait of L3; ... */
         struct mono limit;
         uint32_t refused;  /* claims in a row that brought nothing */

@@ -62,6 +62,7 @@ void node_promote(struct node *n, struct node_actions *out)
     n->fence.waiting = true;
     n->fence.give_up = mono_after(n->last, n->conf.fence_wait_ms);
     n->promotion.services_told = false;
+    n->promotion.walk_epoch = 0; /* the walk has led here: its records are history */
     n->promotion.limit = mono_after(n->last, n->conf.promote_limit_ms);
     raise_fence(n, out);
 }

@@ -65,9 +65,14 @@ bool node_just_connected(const struct node *n)
 static bool doubtful(const struct node *n)
 {
     /* On a walk the wait was kept once, before its first claim, and over this connection.  If
-     * we learned only afterwards that the number had been used, somebody may hold it. */
+     * we learned only afterwards that the number had been used, somebody may hold it.  And only
+     * the step just made counts: the record of a walk of long ago comes to light again when
+     * the epochs above it have vanished, and one of those may be held. */
     if (own_walk(n))
-        return !n->promotion.walk_waited || n->seen.session != n->promotion.walk_session;
+        return !n->promotion.walk_waited ||
+               n->seen.session != n->promotion.walk_session ||
+               n->seen.top != n->promotion.walk_epoch ||
+               mono_reached(n->last, n->promotion.walk_until);
     return n->seen.top < n->known_epoch || node_just_connected(n);
 }
 
@@ -191,6 +196,8 @@ static void walk(struct node *n, struct node_actions *out)
     n->promotion.walking = true;
     n->promotion.walk_session = n->seen.session;
     n->promotion.walk_waited = n->promotion.waited;
+    n->promotion.walk_epoch = n->lease.epoch;
+    n->promotion.walk_until = mono_after(n->last, n->conf.yield_ms / 2);
     n->demotion.why = NODE_WHY_WALKED;
     n->demotion.to_peer = false;
     n->demotion.to_self = true;
