@@ -209,6 +209,11 @@ void smbd_kill(struct smbd *s)
     smbd_signal(s, SIGKILL);
     CHECK(waitpid(s->pid, NULL, 0) == s->pid);
     s->pid = 0;
+    /* Its children end a moment later; one that has just been forked has the socket, too, and
+     * would be asked instead of the next smbd (SO_REUSEPORT). */
+    for (int i = 0; i < 500 && listens(s->port); i++)
+        (void)poll(NULL, 0, 20);
+    CHECK(!listens(s->port));
 }
 
 static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)

@@ -448,14 +448,15 @@ def test_a_sector_of_the_disk_that_cannot_be_read_is_damage(store, tmp_path):
     mirror = store.mirror(env=bad_sector(tmp_path / "bad"))
     mirror.prepared()
     path = mirror.blob(b"a package")
-    first = os.stat(path).st_ino
-    (tmp_path / "bad").write_text(os.path.basename(path) + "\n")
-    mirror.say("verify")
-    mirror.wait("found", lambda: mirror.state()["damaged"] >= 1)
-    (tmp_path / "bad").write_text("")
-    mirror.wait("healed", lambda: mirror.state()["healed"] >= 1)
-    mirror.prepared()
-    assert os.stat(path).st_ino != first and mirror.shown() == FILES
+    with open(path, "rb") as first:  # open, so that its inode is given to no other file
+        (tmp_path / "bad").write_text(os.path.basename(path) + "\n")
+        mirror.say("verify")
+        mirror.wait("found", lambda: mirror.state()["damaged"] >= 1)
+        (tmp_path / "bad").write_text("")
+        mirror.wait("healed", lambda: mirror.state()["healed"] >= 1)
+        mirror.prepared()
+        assert not os.path.samestat(os.stat(path), os.fstat(first.fileno()))
+    assert mirror.shown() == FILES
     assert mirror.events[0]["where"] == "disk"
 
 
