@@ -125,6 +125,18 @@ def test_a_program_that_crashes_after_its_cases_has_failed(tmp_path, result, cou
     assert run("junit-count", tmp_path / "testlog.junit.xml").stdout.splitlines()[0] == counts
 
 
+def test_a_failure_of_pytest_is_told_by_what_went_wrong(tmp_path):
+    write(tmp_path / "testlog.junit.xml", """<testsuites><testsuite name="redoubt.contract / a">
+        <testcase name="1 - test_x"><failure/></testcase></testsuite></testsuites>""")
+    said = ("not ok 1 - test_x\n# store = <Store at 0x7f>\n# \n# >   assert a == 2\n"
+            "# E   AssertionError: assert 1 == 2\n# \n# tests/test_a.py:4: AssertionError\n1..1\n")
+    write(tmp_path / "testlog.json", json.dumps(
+        {"name": "contract / a", "result": "ERROR", "returncode": 1, "stderr": "", "stdout": said}))
+    lines = run("junit-count", tmp_path / "testlog.junit.xml").stdout.splitlines()
+    assert lines == ["0 1 0", "FAILED redoubt.contract / a: 1 - test_x: AssertionError: "
+                     "assert 1 == 2 tests/test_a.py:4: AssertionError"]
+
+
 def documents(folder, text, program="echo made"):
     """A small tree with one document and the program that makes a part of it."""
     write(folder / "doc.md", text)
