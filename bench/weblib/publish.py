@@ -1,18 +1,22 @@
 """One file published to the lab's data share by `redoubt package publish`, beside `smbclient put`.
 
-Both run on the active node, with the same file, share and credentials, in turns; medians are
-compared.  Ours does more in the same time: it computes the SHA-256, signs every packet, registers
-the package and looks for it afterwards.  What was published is taken away after each round, so
-that each one begins with an empty share, and nothing waits to be written.
+All run on the active node, with the same file, share and credentials, in turns; medians are
+compared.  Ours does more in the same time: it computes the SHA-256, registers the package and looks
+for it afterwards.  And it signs every packet, as a node must: who could change the packets of its
+session could write to the state share.  smbclient does so only if it is told; the target is
+compared with smbclient that signs, and the figure without is shown, too.  What was published is
+taken away after each round, and the nodes have stopped fetching it when the next one begins.
 
-Client and file server are one machine here and the share lies in its memory, so the first line
-compares CPU time, and digest and signatures come on top of what smbclient and smbd need.  The
-second line is the same over a line of 1 Gbit/s between node and file server.
+Client and file server are one machine here and the share lies in its memory, so the first lines
+compare CPU time, and the digest comes on top of what smbclient and smbd need.  The last
+line is the same over a line of 1 Gbit/s between node and file server.
 """
 import json
 import os
 import statistics
 import time
+
+from redoubt_lab import LabError, plan
 
 from . import row
 
@@ -50,11 +54,32 @@ def ours(host, share):
     return seconds
 
 
-def theirs(host, share):
-    seconds, _ = timed(host, "smbclient", "//fileserver/data", "-A", CREDENTIALS, "-c",
+def theirs(host, share, *options):
+    seconds, _ = timed(host, "smbclient", "//fileserver/data", "-A", CREDENTIALS, *options, "-c",
                        f"put {FILE} bench.bin")
     remove(share, "bench.bin")
     return seconds
+
+
+def signed(host, share):
+    return theirs(host, share, "--client-protection=sign")
+
+
+def fetched(lab):
+    """What each node has fetched from the share up to now."""
+    return [lab.own_state(node)["content"]["fetched_bytes"] for node in plan.NODES]
+
+
+def settle(lab):
+    """Until the nodes fetch nothing any more of what was published and removed."""
+    before = None
+    for _ in range(120):
+        now = fetched(lab)
+        if now == before:
+            return
+        before = now
+        time.sleep(0.5)
+    raise LabError("the nodes do not stop fetching")
 
 
 class Line:
@@ -71,30 +96,34 @@ class Line:
         self.host.run("tc", "qdisc", "del", "dev", "eth0", "root", check=False)
 
 
-def compare(host, share, mib, rounds):
-    """Megabytes a second of both, a round each; the first round only warms up."""
+def compare(lab, host, mib, rounds):
+    """Megabytes a second of each, in turns; the first round only warms up."""
+    share = lab.places.at("share", "data")
     with open(host.file(FILE), "wb") as file:
         for _ in range(mib):
             file.write(os.urandom(1 << 20))
-    seen = {ours: [], theirs: []}
+    turns = (ours, signed, theirs)
+    seen = {one.__name__: [] for one in turns}
     for number in range(rounds + 1):
-        for one in (ours, theirs) if number % 2 else (theirs, ours):
-            seen[one].append(mib / one(host, share))
+        for one in turns if number % 2 else turns[::-1]:
+            settle(lab)
+            seen[one.__name__].append(mib / one(host, share))
     os.unlink(host.file(FILE))
-    return seen[ours][1:], seen[theirs][1:]
+    return {name: figures[1:] for name, figures in seen.items()}
 
 
-def line_of(what, mine, other):
-    return row(what, statistics.median(mine), "MiB/s", statistics.median(other), "smbclient put",
-               TARGET)
+def line_of(what, seen, other, target):
+    return row(what, statistics.median(seen["ours"]), "MiB/s", statistics.median(seen[other]),
+               "smbclient put", target)
 
 
 def measure(lab, options):
-    host, share = lab.host(lab.wait_ready(60)), lab.places.at("share", "data")
+    host = lab.host(lab.wait_ready(60))
     mib, slow_mib = options.publish_mib, min(options.publish_mib, SLOW_MIB)
-    memory = compare(host, share, mib, options.publish_rounds)
+    memory = compare(lab, host, mib, options.publish_rounds)
     with Line(host):
-        line = compare(host, share, slow_mib, SLOW_ROUNDS)
-    return {"rows": [line_of(f"publishing {mib} MiB to the share", *memory),
-                     line_of(f"publishing {slow_mib} MiB over 1 Gbit/s", *line)],
+        line = compare(lab, host, slow_mib, SLOW_ROUNDS)
+    return {"rows": [line_of(f"publishing {mib} MiB to the share", memory, "signed", TARGET),
+                     line_of("  beside smbclient that does not sign", memory, "theirs", None),
+                     line_of(f"publishing {slow_mib} MiB over 1 Gbit/s", line, "theirs", TARGET)],
             "rounds": {"memory": memory, "line": line}}

@@ -6,7 +6,11 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { RING_BYTES = BLOB_FEED * BLOB_PIECE };
+enum {
+    RING_BYTES = BLOB_FEED * BLOB_PIECE,
+    SLICE =
+        256 * 1024 /* what was just read is still in a cache of this CPU for the digest */
+};
 
 struct blob_feed {
     pthread_t thread;
@@ -50,6 +54,23 @@ static void tell(struct blob_feed *f, size_t n, enum err e)
     CHECK(pthread_mutex_unlock(&f->lock) == 0);
 }
 
+/* A piece of the file, and the digest over it. */
+static enum err fill(struct blob_feed *f, char *piece, size_t *out_n)
+{
+    size_t n = SLICE;
+    enum err e = ERR_OK;
+
+    for (*out_n = 0; e == ERR_OK && n == SLICE && *out_n < f->piece; *out_n += n) {
+        size_t want = f->piece - *out_n < SLICE ? f->piece - *out_n : SLICE;
+
+        n = 0;
+        e = blob_read_at(f->fd, piece + *out_n, want, f->at, &n, &f->why);
+        blob_hash_add(&f->hash, piece + *out_n, n);
+        f->at += n;
+    }
+    return e;
+}
+
 static void *run(void *arg)
 {
     struct blob_feed *f = arg;
@@ -57,12 +78,7 @@ static void *run(void *arg)
     enum err e = ERR_OK;
 
     for (uint64_t i = 0; e == ERR_OK && n == f->piece && may_fill(f); i++) {
-        char *piece = f->ring + (i % BLOB_FEED) * f->piece;
-
-        n = 0;
-        e = blob_read_at(f->fd, piece, f->piece, f->at, &n, &f->why);
-        blob_hash_add(&f->hash, piece, n);
-        f->at += n;
+        e = fill(f, f->ring + (i % BLOB_FEED) * f->piece, &n);
         f->n[i % BLOB_FEED] = n;
         tell(f, n, e);
     }
