@@ -14,9 +14,11 @@
 
 enum { TEST_LIMIT_MS = 5000, CONF_BYTES = 16384 };
 
+/* Anew, as one that is there may belong to the user that was configured before. */
 static enum err write_file(const char *path, struct text *t, struct err_info *info)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    (void)unlink(path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     ssize_t n = fd < 0 ? -1 : write(fd, t->p, t->n);
     int e = errno;
 
@@ -83,9 +85,11 @@ static bool ended(const struct nginx_process *p, int wait_ms)
     return p->pid == 0 || poll(&f, 1, wait_ms) == 1;
 }
 
-static void remove_sockets(const struct nginx *n)
+/* What a killed nginx leaves: in the way of the next, or of another user's. */
+static void remove_leftovers(const struct nginx *n)
 {
-    static const char *const names[] = { "test-http.sock", "test-https.sock" };
+    static const char *const names[] = { "test-http.sock", "test-https.sock",
+                                         "nginx.pid" };
     char path[NGINX_PATH_BYTES];
 
     for (size_t i = 0; i < LEN(names); i++) {
@@ -105,7 +109,7 @@ static enum err test(const struct nginx *n, struct err_info *info)
     enum err e = ERR_OK;
 
     (void)snprintf(file, sizeof(file), "%.200s/nginx-test.conf", n->conf->run_dir);
-    remove_sockets(n);
+    remove_leftovers(n);
     e = render_to(n, file, true, info);
     if (!e)
         e = run(&p, n, file, true, info);
@@ -119,7 +123,7 @@ static enum err test(const struct nginx *n, struct err_info *info)
         e = err_set(info, ERR_CONFIG, 0,
                     "%s refuses the configuration %s: see its message", n->conf->program,
                     file);
-    remove_sockets(n);
+    remove_leftovers(n);
     return e;
 }
 
