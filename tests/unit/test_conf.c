@@ -356,7 +356,8 @@ static void the_machine_is_compared_with_the_file(void **state)
     (void)state;
     static struct conf c;
 
-    assert_true(parses(LEAST "[service a]\nexec=/bin/true\n[service b]\nexec=/etc\n"
+    assert_true(parses(LEAST "[service a]\nexec=/bin/true\nuser=root\n"
+                             "[service b]\nexec=/etc\nuser=no-such-user\n"
                              "[service c]\nexec=/nonexistent/c\n",
                        &c));
     (void)snprintf(c.cluster.key_file, CONF_PATH, "/nonexistent/key");
@@ -365,6 +366,7 @@ static void the_machine_is_compared_with_the_file(void **state)
     assert_true(blamed(0, "key_file /nonexistent/key"));
     assert_true(blamed(0, "interface none0 does not exist"));
     assert_true(blamed(0, "[service b]: exec /etc is not a program"));
+    assert_true(blamed(0, "[service b]: there is no user no-such-user"));
     assert_true(blamed(0, "[service c]: exec /nonexistent/c: No such file"));
     for (uint32_t i = 0; i < errors.count; i++)
         assert_null(strstr(errors.at[i].text, "[service a]"));

@@ -226,7 +226,8 @@ MUST_USE bool conf_load_told(const char *path, struct conf *out);
 
 /*
  * conf_check_machine - what the file says against this machine: programs exist and may be
- * run, key files are private, the interface exists.  ERR_CONFIG with errors, or ERR_OK.
+ * run, their users exist, key files are private, the interface exists.  ERR_CONFIG with
+ * errors, or ERR_OK.
  */
 MUST_USE enum err conf_check_machine(const struct conf *conf, struct conf_errors *errors);
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <pwd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -163,6 +164,15 @@ static void check_exec(const struct conf_service *s, struct conf_errors *e)
                        s->name, s->exec);
 }
 
+static void check_user(const struct conf_service *s, struct conf_errors *e)
+{
+    if (s->user[0] && !getpwnam(s->user))
+        conf_error_add(e, 0, 0,
+                       "[service %s]: there is no user %s on this machine; the package "
+                       "makes redoubt and redoubt-web",
+                       s->name, s->user);
+}
+
 static void check_private(const char *what, const char *path, struct conf_errors *e)
 {
     struct stat st;
@@ -183,8 +193,10 @@ enum err conf_check_machine(const struct conf *conf, struct conf_errors *errors)
         if_nametoindex(conf->address.interface) == 0)
         conf_error_add(errors, 0, 0, "[address] interface %s does not exist here",
                        conf->address.interface);
-    for (uint32_t i = 0; i < conf->service_count; i++)
+    for (uint32_t i = 0; i < conf->service_count; i++) {
         check_exec(&conf->service[i], errors);
+        check_user(&conf->service[i], errors);
+    }
     if (conf->alert.hook[0] && access(conf->alert.hook, X_OK) != 0)
         conf_error_add(errors, 0, 0, "[alert] hook %s is not a program that can be run",
                        conf->alert.hook);
