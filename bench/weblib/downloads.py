@@ -23,7 +23,7 @@ SMALL_BYTES = 4096
 # /etc/nginx/nginx.conf and sites-available/default of Debian 12, with other ports and paths, and the
 # user who may read the store.
 PLAIN = """
-user redoubt;
+user redoubt-web;
 worker_processes auto;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;

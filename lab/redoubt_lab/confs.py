@@ -95,7 +95,7 @@ def node_sections(lab, host):
         "service server": {"exec": f"{libexec}/redoubt-server", "standby": "hot", "order": 1,
                            **service},
         "service web": {"exec": f"{libexec}/redoubt-web", "standby": "hot", "order": 2,
-                        "watchdog_ms": 3000},
+                        **service, "user": "redoubt-web"},
         "service activation": {"exec": f"{libexec}/redoubt-activation", "standby": "hot",
                                "order": 3, **service},
         "service agent": {"exec": f"{libexec}/redoubt-agent", "standby": "always", "order": 4,

@@ -17,6 +17,7 @@ PROFILES = ("fast", "balanced", "patient")
 SERVER_PORT, HTTP_PORT, HTTPS_PORT, ACTIVATION_PORT = 13000, 8060, 8061, 17000
 VENDOR_PORT = 8443
 SERVICE_UID = 977          # the user "redoubt", inside the hosts only
+WEB_UID = 976              # the user "redoubt-web", as well
 STATE_SHARE_MIB = 8        # small, so that a test can fill it
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 
+from . import plan
 from .errors import LabError
 from .programs import postgres_bin
 
@@ -93,15 +94,21 @@ def _make_passwords(folder):
           f'printf "%s\\n%s\\n" "$0" "$0" | pdbedit -s "{conf}" -a -t -u redoubt', SMB_PASSWORD])
 
 
+_OURS = ("redoubt:", "redoubt-web:")
+
+
 def with_user(passwd):
-    """The machine's password file and the user of Redoubt."""
-    lines = [line for line in passwd.splitlines() if not line.startswith("redoubt:")]
-    return "\n".join([*lines, "redoubt:x:977:977:Redoubt:/nonexistent:/usr/sbin/nologin", ""])
+    """The machine's password file and the users of Redoubt, as the package makes them."""
+    lines = [line for line in passwd.splitlines() if not line.startswith(_OURS)]
+    rest = "Redoubt:/nonexistent:/usr/sbin/nologin"
+    return "\n".join([*lines, f"redoubt:x:{plan.SERVICE_UID}:{plan.SERVICE_UID}:{rest}",
+                      f"redoubt-web:x:{plan.WEB_UID}:{plan.WEB_UID}:{rest}", ""])
 
 
 def with_group(group):
-    lines = [line for line in group.splitlines() if not line.startswith("redoubt:")]
-    return "\n".join([*lines, "redoubt:x:977:", ""])
+    lines = [line for line in group.splitlines() if not line.startswith(_OURS)]
+    return "\n".join([*lines, f"redoubt:x:{plan.SERVICE_UID}:",
+                      f"redoubt-web:x:{plan.WEB_UID}:redoubt", ""])
 
 
 def get(build):

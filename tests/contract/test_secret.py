@@ -52,7 +52,7 @@ def test_init_makes_and_installs_an_authority(node):
     node.init()
     folder = node.folder / "secret"
     assert sorted(os.listdir(folder)) == FILES
-    assert folder.stat().st_mode & 0o777 == 0o750
+    assert folder.stat().st_mode & 0o777 == 0o751
     for name in FILES:
         mode = 0o600 if name == "package.key" else 0o640
         assert (folder / name).stat().st_mode & 0o777 == mode, name
@@ -180,3 +180,24 @@ def test_check_tells_of_certificates_that_end(node):
     assert told["result"] == "warn" and "secret fetch" in told["suggestion"]
     os.remove(node.folder / "secret" / "server.key")
     assert node.checks(code=1)["secrets"]["result"] == "FAIL"
+
+
+def test_check_tells_who_may_read_them(node):
+    node.init()
+    assert "secrets.web" not in node.checks(code=1), "there is no Web Server"
+    program = node.folder / "redoubt-web"
+    program.touch(0o755)
+
+    def told(user):
+        node.configure(a=("[trust]", f"[service web]\nexec = {program}\nuser = {user}\n[trust]"))
+        return node.checks(code=1)
+
+    everything = told("root")["secrets.web"]
+    assert everything["result"] == "warn" and "can read" in everything["text"]
+    assert "user = redoubt-web" in everything["suggestion"]
+    nothing = told("nobody")["secrets.web"]
+    assert nothing["result"] == "FAIL" and "cannot read" in nothing["text"]
+    assert "redoubt secret fetch" in nothing["suggestion"]
+    missing = told("no-such-user")
+    assert "there is no user no-such-user" in missing["config.machine"]["text"]
+    assert "secrets.web" not in missing

@@ -162,13 +162,10 @@ static const struct ctl_command commands[] = {
       .summary = "install the authority and new certificates of the servers on this node",
       .doc =
           "Reads the sealed secrets from the share, opens them with the cluster key and "
-          "puts them into [trust] folder, readable by root and the group redoubt (the "
-          "key "
-          "that signs packages by root only), with a new certificate for the servers of "
-          "this node. What a cluster made by an older version does not have yet, it "
-          "makes. "
-          "Run it on the node where "
-          "redoubt "
+          "puts them into [trust] folder, readable by root and the group redoubt (those "
+          "of the Web Server: redoubt-web; the key that signs packages: root only), with "
+          "new certificates for the servers of this node. What a cluster made by an "
+          "older version does not have yet, it makes. Run it on the node where redoubt "
           "init was not run, after [trust] names or [address] changed, and before the "
           "certificate of the servers ends.",
       .run = cmd_secret_fetch },

@@ -250,11 +250,16 @@ static enum err path_of(const struct ctl *c, const char *name, char out[CONF_PAT
                          : err_set(info, ERR_CONFIG, 0, "[trust] folder is too long");
 }
 
-/* The group whose programs read the keys (but not the one that signs: only root's programs do
- * that); without it (a test, a container) only root does. */
-static gid_t readers(void)
+/*
+ * The group whose programs read the file (but not the key that signs packages: only root's
+ * programs do that); without it (a test, a container) only root does.  The Web Server talks to
+ * everybody, so it has a group of its own, of which the other services are, too.
+ */
+static gid_t readers(const char *name)
 {
-    const struct group *g = getgrnam("redoubt");
+    const bool web = strcmp(name, "web.pem") == 0 || strcmp(name, names[WEB_KEY]) == 0 ||
+                     strcmp(name, names[LINK_KEY]) == 0;
+    const struct group *g = getgrnam(web ? "redoubt-web" : "redoubt");
 
     return g ? g->gr_gid : (gid_t)-1;
 }
@@ -273,7 +278,8 @@ static enum err make_folder(const struct ctl *c, struct err_info *info)
     }
     if (mkdir(folder, 0750) != 0 && errno != EEXIST)
         return err_set(info, ERR_IO, errno, "make %s", folder);
-    if (chmod(folder, 0750) != 0 || chown(folder, (uid_t)-1, readers()) != 0)
+    /* Each file says for itself who reads it; who knows its name gets that far. */
+    if (chmod(folder, 0751) != 0 || chown(folder, (uid_t)-1, readers("")) != 0)
         return err_set(info, ERR_IO, errno, "set the rights of %s", folder);
     return ERR_OK;
 }
@@ -293,7 +299,7 @@ static enum err install_file(const struct ctl *c, const char *name, struct str b
         return err_set(info, ERR_IO, errno, "create %s", beside);
     if (write(fd, bytes.p, bytes.n) != (ssize_t)bytes.n || fsync(fd) != 0)
         e = err_set(info, ERR_IO, errno, "write %s", beside);
-    else if (fchown(fd, (uid_t)-1, readers()) != 0 ||
+    else if (fchown(fd, (uid_t)-1, readers(name)) != 0 ||
              fchmod(fd, strcmp(name, names[PACKAGE_KEY]) == 0 ? 0600 : 0640) != 0)
         e = err_set(info, ERR_IO, errno, "set the rights of %s", beside);
     if (close(fd) != 0 && e == ERR_OK)

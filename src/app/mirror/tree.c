@@ -341,18 +341,12 @@ void tree_prune(const char *store, uint64_t now_s)
 /* The group of the program that serves the files. */
 static bool web_group(const struct conf *conf, gid_t *out)
 {
-    for (uint32_t i = 0; i < conf->service_count; i++) {
-        const char *name = strrchr(conf->service[i].exec, '/');
-        const struct passwd *pw;
+    const char *user = conf_web_user(conf);
+    const struct passwd *pw = user ? getpwnam(user) : NULL;
 
-        if (!name || strcmp(name, "/redoubt-web") != 0)
-            continue;
-        pw = getpwnam(conf->service[i].user);
-        if (pw)
-            *out = pw->pw_gid;
-        return pw != NULL;
-    }
-    return false;
+    if (pw)
+        *out = pw->pw_gid;
+    return pw != NULL;
 }
 
 enum err tree_prepare(const struct conf *conf, struct err_info *info)

@@ -292,6 +292,8 @@ MUST_USE enum err conf_listen_split(const char *listen, char *host, size_t host_
 /* "host:port" by which devices and people find a service that listens so: the first of
  * [trust] names, or the address of the cluster.  false: there is none. */
 bool conf_address_of(const struct conf *c, const char *listen, char *out, size_t size);
+/* The user of the service that is the Web Server; NULL if there is none. */
+const char *conf_web_user(const struct conf *c);
 
 /* An address with a prefix length as in [address]. */
 struct conf_ip {

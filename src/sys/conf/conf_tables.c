@@ -137,7 +137,8 @@ static const struct conf_key service_keys[] = {
     CHOICE(conf_service, start, "notify", starts, RESTART,
            "notify: started when it says READY=1 (sd_notify). exec: started as soon as "
            "it runs; for programs that do not know the protocol."),
-    WORD(conf_service, user, CONF_T_NAME, "redoubt", RESTART, "The user it runs as."),
+    WORD(conf_service, user, CONF_T_NAME, "redoubt", RESTART,
+         "The user it runs as. For the Web Server: redoubt-web."),
     NUMBER(conf_service, start_timeout_ms, "10000", 100, 600000, "ms", RESTART,
            "It must be started within this time."),
     NUMBER(conf_service, stop_timeout_ms, "2000", 100, 600000, "ms", RESTART,

@@ -257,3 +257,14 @@ bool conf_address_of(const struct conf *c, const char *listen, char *out, size_t
     (void)snprintf(out, size, strchr(name, ':') ? "[%s]:%u" : "%s:%u", name, port);
     return true;
 }
+
+const char *conf_web_user(const struct conf *c)
+{
+    for (uint32_t i = 0; i < c->service_count; i++) {
+        const char *name = strrchr(c->service[i].exec, '/');
+
+        if (name && strcmp(name, "/redoubt-web") == 0)
+            return c->service[i].user;
+    }
+    return NULL;
+}
