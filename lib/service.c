@@ -11,7 +11,13 @@
 
 #include "lib/public.h"
 
-enum { STATUS_BYTES = 200, MESSAGE_BYTES = 256, LINE_BYTES = 64, SEND_WAIT_MS = 200 };
+enum {
+    STATUS_BYTES = 200,
+    METRICS_BYTES = 1017, /* 1000 and the name */
+    MESSAGE_BYTES = 256,
+    LINE_BYTES = 64,
+    SEND_WAIT_MS = 200
+};
 
 struct redoubt_service {
     int notify_fd, role_fd; /* -1: not given */
@@ -240,6 +246,16 @@ PUBLIC int redoubt_service_status(struct redoubt_service *s, const char *fmt, ..
     for (char *c = text; *c; c++)
         if (*c == '\n')
             *c = ' '; /* a newline would begin another assignment */
+    return notify(s, text, 0);
+}
+
+PUBLIC int redoubt_service_metrics(struct redoubt_service *s, const char *numbers)
+{
+    char text[METRICS_BYTES];
+    int n = snprintf(text, sizeof(text), "REDOUBT_METRICS=%s", numbers);
+
+    if (n < 0 || (size_t)n >= sizeof(text) || strchr(text, '\n'))
+        return -EINVAL;
     return notify(s, text, 0);
 }
 

@@ -64,6 +64,14 @@ int redoubt_service_status(struct redoubt_service *s, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
 /*
+ * redoubt_service_metrics - numbers for the node's /metrics: "name=number name:state=number".
+ *
+ * They replace those of before; "" takes them back.  Only names that the node knows are shown.
+ * At most 1000 bytes, one line; never waits.
+ */
+int redoubt_service_metrics(struct redoubt_service *s, const char *numbers);
+
+/*
  * redoubt_service_watchdog - "I am alive and doing my work".  Never waits.
  *
  * Call it from the loop that does the work, every redoubt_service_watchdog_period_ms().

@@ -220,6 +220,13 @@ level=debug
             told = [n[7:] for n in self.notes if n.startswith("STATUS=")]
         return told[-1] if told else ""
 
+    def metrics(self):
+        """What it told last for the node's /metrics: {name or name:state: number}."""
+        with self.said:
+            told = [n[16:] for n in self.notes if n.startswith("REDOUBT_METRICS=")]
+        pairs = (pair.split("=") for pair in (told[-1] if told else "").split())
+        return {name: int(number) for name, number in pairs}
+
     def lease(self, epoch, seconds=60.0):
         deadline = boottime_us() + int(seconds * 1e6) if seconds else 0
         os.pwrite(self.page, struct.pack("=QQ", epoch, deadline), 8)

@@ -370,6 +370,42 @@ def test_an_answer_is_renewed_early_and_served_within_its_grace(place, proxy):
     assert len(place.service.activations("CODE-OLD-0001")) == 1
 
 
+def test_numbers_for_monitoring(place, tmp_path):
+    proxy = place.start()
+    world.eventually("no licence", lambda: proxy.metrics().get("licence_seats") == 0)
+    assert not any(proxy.metrics().values())
+    assert "licence_remaining_seconds" not in proxy.metrics()
+    long, short = 30 * 86400, 4 * 86400
+    place.service.codes({"CODE-NUM-0001": {"seats": 7, "valid_s": 3600, "grace_s": short}})
+    before = int(time.time())
+    entry = place.add("CODE-NUM-0001")
+    place.wait_state(entry, "valid")
+    place.wait_state(place.add("CODE-NOT-KNOWN"), "refused")
+    licence = tmp_path / "one.json"
+    licence.write_text(place.keys.sign(seats=5, lasts_s=long))
+    place.ctl("licence", "import", str(licence))
+    lease(place, proxy, "d1")
+    place.fenced("SELECT redoubt.licences_changed()")  # or it is noticed ten seconds later
+    world.eventually("a seat", lambda: proxy.metrics()["licence_seats_taken"] == 1)
+    told = proxy.metrics()
+    assert {n: v for n, v in told.items() if n.startswith("licences:") and v} == {
+        "licences:valid": 2, "licences:refused": 1}
+    assert told["licence_seats"] == 12
+    assert long - 3660 < told["licence_remaining_seconds"] <= long - 3600  # begins an hour ago
+    assert short + 3540 < told["licence_answer_remaining_seconds"] <= short + 3600
+    assert before - 1 <= told["licence_answer_timestamp_seconds"] <= time.time() + 1
+    place.service.stop()
+    place.fenced("UPDATE redoubt.licence SET valid_until = now() - interval '2 s'"
+                 " WHERE source = 'code'; SELECT redoubt.licences_changed()")
+    world.eventually("grace", lambda: proxy.metrics()["licences:grace"] == 1)
+    assert proxy.metrics()["licence_seats"] == 12  # it still counts
+    place.service.start()
+    proxy.standby()
+    world.eventually("the active node tells them", lambda: proxy.metrics() == {})
+    place.clean()
+    proxy.stop()
+
+
 def test_a_node_that_breaks_while_it_asks_activates_nothing_twice(place):
     place.service.codes({"CODE-HA-0001": {"seats": 5}, "CODE-HA-0002": {"seats": 5}})
     for code, mode in (("CODE-HA-0001", "slow"), ("CODE-HA-0002", "never")):

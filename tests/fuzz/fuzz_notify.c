@@ -15,6 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     notify_decode(&m, s);
     CHECK(memchr(m.status, '\0', sizeof(m.status)));
     CHECK(m.has_status || m.status[0] == '\0');
+    CHECK(memchr(m.metrics, '\0', sizeof(m.metrics)));
+    CHECK(m.has_metrics || m.metrics[0] == '\0');
     struct str member = cgroup_member(s);
     CHECK(!member.p || (member.n > 0 && member.p[0] == '/'));
     if (cgroup_of_mounts(s, member.p ? member : STR("/"), path, sizeof(path)))

@@ -117,6 +117,13 @@ class Load:
         return self.answers
 
 
+def metrics(scene, node):
+    """The licences in what a node tells Prometheus: {name{labels}: number}."""
+    text = scene.host(node).run("curl", "-sS", "-m", "3", "http://127.0.0.1:9180/metrics").stdout
+    pairs = (line.split() for line in text.splitlines() if line.startswith("redoubt_licence"))
+    return {name: int(number) for name, number in pairs}
+
+
 def breaks(scene, node, way):
     host = scene.host(node)
     if way == "power":
@@ -173,6 +180,15 @@ def test_whatever_breaks_each_code_is_activated_once_and_seats_add_up(scene, dev
     assert len(granted) == LIMIT == SEATS + SEATS // 10 == mine["used"]
     assert sum(status == 409 for _, status, _ in answers) == DEVICES - LIMIT
     assert set(seats(scene)) == granted | agents  # those keep the leases that they have
+    active, passive = scene.lab.active(), scene.lab.other(scene.lab.active())
+    scene.lab.wait_for(lambda: metrics(scene, active).get("redoubt_licence_seats_taken") == LIMIT,
+                       15, "the metrics tell it")
+    shown = metrics(scene, active)
+    assert (shown["redoubt_licence_seats"], shown['redoubt_licences{state="valid"}'],
+            shown['redoubt_licences{state="other_cluster"}']) == (SEATS, 2, len(codes))
+    assert 0 < shown["redoubt_licence_answer_remaining_seconds"] \
+        < shown["redoubt_licence_remaining_seconds"]
+    assert metrics(scene, passive) == {}
     crossed = scene.lab.sql("select kind, count(*) from redoubt.event where kind like "
                          "'licence_seats_1%' or kind = 'licence_seats_90' group by kind")
     assert dict(crossed) == {f"licence_seats_{n}": 1 for n in (90, 100, 110)}

@@ -71,6 +71,28 @@ static void a_status_is_cut_and_printable(void **state)
     assert_int_equal(strlen(m.status), NOTIFY_STATUS_BYTES - 1);
 }
 
+static void metrics_are_whole_or_nothing(void **state)
+{
+    char text[NOTIFY_BYTES];
+    struct notify_message m = heard("REDOUBT_METRICS=a=1 b:c=2\nWATCHDOG=1");
+
+    (void)state;
+    assert_true(m.has_metrics && m.watchdog);
+    assert_string_equal(m.metrics, "a=1 b:c=2");
+    m = heard("REDOUBT_METRICS=");
+    assert_true(m.has_metrics);
+    assert_string_equal(m.metrics, "");
+    assert_false(heard("WATCHDOG=1").has_metrics);
+    memset(text, '7', sizeof(text) - 1);
+    memcpy(text, "REDOUBT_METRICS=", 16);
+    text[16 + NOTIFY_METRICS_BYTES] = '\0';
+    m = heard(text);
+    assert_true(m.has_metrics);
+    assert_string_equal(m.metrics, "");
+    text[16 + NOTIFY_METRICS_BYTES - 1] = '\0';
+    assert_int_equal(strlen(heard(text).metrics), NOTIFY_METRICS_BYTES - 1);
+}
+
 static void bytes_that_are_no_text_do_no_harm(void **state)
 {
     struct notify_message m;
@@ -88,6 +110,7 @@ int main(void)
         cmocka_unit_test(a_role_is_acknowledged_exactly),
         cmocka_unit_test(unknown_and_empty_lines_are_skipped),
         cmocka_unit_test(a_status_is_cut_and_printable),
+        cmocka_unit_test(metrics_are_whole_or_nothing),
         cmocka_unit_test(bytes_that_are_no_text_do_no_harm),
     };
 

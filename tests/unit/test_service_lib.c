@@ -175,7 +175,7 @@ static void a_broken_environment_is_refused(void **state)
 
 static void expect(int fd, const char *text)
 {
-    char buf[512];
+    char buf[2048];
     ssize_t n = recv(fd, buf, sizeof(buf) - 1, MSG_DONTWAIT);
 
     assert_true(n >= 0);
@@ -186,7 +186,7 @@ static void expect(int fd, const char *text)
 static void messages_are_those_of_sd_notify(void **state)
 {
     struct sockaddr_un a = { .sun_family = AF_UNIX };
-    char name[64];
+    char name[64], metrics[16 + 1002] = "REDOUBT_METRICS=", *numbers = metrics + 16;
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     int n = snprintf(name, sizeof(name), "@redoubt-test-%d", (int)getpid());
 
@@ -204,6 +204,14 @@ static void messages_are_those_of_sd_notify(void **state)
     expect(fd, "READY=1");
     assert_int_equal(redoubt_service_status(s, "%d devices\nREADY=1", 5), 0);
     expect(fd, "STATUS=5 devices READY=1");
+    assert_int_equal(redoubt_service_metrics(s, "licences:valid=1"), 0);
+    expect(fd, "REDOUBT_METRICS=licences:valid=1");
+    assert_int_equal(redoubt_service_metrics(s, "licences=1\nREADY=1"), -EINVAL);
+    memset(numbers, '1', 1001);
+    assert_int_equal(redoubt_service_metrics(s, numbers), -EINVAL);
+    numbers[1000] = '\0';
+    assert_int_equal(redoubt_service_metrics(s, numbers), 0);
+    expect(fd, metrics);
     assert_int_equal(redoubt_service_watchdog(s), 0);
     expect(fd, "WATCHDOG=1");
     assert_int_equal(redoubt_service_ack(s, REDOUBT_ROLE_ACTIVE, 41), 0);

@@ -54,6 +54,9 @@ struct held {
     bool grace;         /* the vendor's answer is overdue */
     int64_t until;      /* no lease may be longer */
     uint64_t used;      /* seats, when it was read */
+    /* by the vendor's clock; 0: it is not from a code, or there is none */
+    int64_t answered,
+        answer_by; /* the vendor's last answer; when the next must be here */
 };
 
 struct activation {
@@ -131,6 +134,10 @@ size_t licences_usable(struct activation *a, const struct held *out[HELD_MAX],
 uint64_t licences_limit(const struct activation *a, const struct held *h);
 /* "ok", or why there is none. */
 const char *licences_word(struct activation *a);
+/* Seats taken and seats there are, of what can be used. */
+void licences_seats(struct activation *a, uint64_t *used, uint64_t *all);
+/* For redoubt_service_metrics(); nothing while it is not known what the DBMS has. */
+void licences_metrics(struct activation *a, struct text *t);
 
 /* --- vendor.c --- */
 

@@ -1,6 +1,7 @@
 /* The licences: the file of this node, and those of the DBMS. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -136,25 +137,26 @@ int64_t licences_now(const struct activation *a)
 
 enum { COL_T, COL_SUSPECT, COL_SOURCE, COL_STATE, COL_ENVELOPE, COL_ANSWER, COL_USED };
 
+static const struct {
+    const char *word;
+    enum refusal r;
+} states[] = {
+    { "valid", REFUSED_NOT },
+    { "grace", REFUSED_NOT },
+    { "pending", REFUSED_PENDING },
+    { "refused", REFUSED_REFUSED },
+    { "other_cluster", REFUSED_OTHER_CLUSTER },
+    { "not_yet_valid", REFUSED_NOT_YET_VALID },
+    { "expired", REFUSED_EXPIRED },
+    { "stale", REFUSED_STALE },
+    { "bad_licence", REFUSED_BAD_LICENCE }, /* what the DBMS does not know: verify() */
+};
+
 static enum refusal state_of(const char *word)
 {
-    static const struct {
-        const char *word;
-        enum refusal r;
-    } all[] = {
-        { "valid", REFUSED_NOT },
-        { "grace", REFUSED_NOT },
-        { "pending", REFUSED_PENDING },
-        { "refused", REFUSED_REFUSED },
-        { "other_cluster", REFUSED_OTHER_CLUSTER },
-        { "not_yet_valid", REFUSED_NOT_YET_VALID },
-        { "expired", REFUSED_EXPIRED },
-        { "stale", REFUSED_STALE },
-    };
-
-    for (size_t i = 0; i < LEN(all); i++)
-        if (strcmp(all[i].word, word) == 0)
-            return all[i].r;
+    for (size_t i = 0; i < LEN(states); i++)
+        if (strcmp(states[i].word, word) == 0)
+            return states[i].r;
     return REFUSED_BAD_LICENCE;
 }
 
@@ -170,12 +172,17 @@ static bool verify(struct activation *a, const PGresult *r, int row, struct held
                          &info);
         h->until = h->licence.expires;
     }
-    if (e == ERR_OK && h->state == REFUSED_NOT &&
-        strcmp(PQgetvalue(r, row, COL_SOURCE), "code") == 0) {
-        e = licence_answer_open(&answer, str_of(PQgetvalue(r, row, COL_ANSWER)),
-                                a->anchor, &info);
-        if (e == ERR_OK && answer.stale_until < h->until)
+    if (e == ERR_OK && strcmp(PQgetvalue(r, row, COL_SOURCE), "code") == 0) {
+        enum err said = licence_answer_open(
+            &answer, str_of(PQgetvalue(r, row, COL_ANSWER)), a->anchor, &info);
+        if (said == ERR_OK) {
+            h->answered = answer.at;
+            h->answer_by = answer.stale_until;
+        }
+        if (said == ERR_OK && answer.stale_until < h->until)
             h->until = answer.stale_until;
+        if (h->state == REFUSED_NOT) /* else it need not have one */
+            e = said;
     }
     if (e == ERR_OK)
         return true;
@@ -295,4 +302,97 @@ const char *licences_word(struct activation *a)
         if (!usable[i]->grace)
             return "ok";
     return n > 0 ? "grace" : refusal_words(why)->id;
+}
+
+/* --- what is told of them ----------------------------------------------------------------- */
+
+void licences_seats(struct activation *a, uint64_t *used, uint64_t *all)
+{
+    const struct held *usable[HELD_MAX];
+    enum refusal why;
+    size_t n = licences_usable(a, usable, &why);
+
+    *used = *all = 0;
+    for (size_t i = 0; i < n; i++) {
+        *used += usable[i]->used;
+        *all += usable[i]->licence.seats;
+    }
+}
+
+/* May have changed since it was read: the DBMS can be away. */
+static enum refusal state_now(const struct held *h, int64_t now)
+{
+    if (h->state != REFUSED_NOT || holds(h, now))
+        return h->state;
+    return now < h->licence.expires ? REFUSED_STALE : REFUSED_EXPIRED;
+}
+
+static void count(uint32_t counts[LEN(states)], enum refusal state, bool grace)
+{
+    size_t i = 0;
+
+    while (i + 1 < LEN(states) && states[i].r != state)
+        i++;
+    counts[state == REFUSED_NOT && grace ? i + 1 : i]++;
+}
+
+/* The file, if none of the DBMS is the same licence. */
+static void count_file(const struct activation *a, uint32_t counts[LEN(states)])
+{
+    enum refusal r = a->file_state;
+
+    if (r == REFUSED_NO_LICENCE)
+        return;
+    for (uint32_t i = 0; r == REFUSED_NOT && i < a->held_count; i++)
+        if (uuid_eq(&a->held[i].licence.id, &a->file.licence.id))
+            return;
+    if (r == REFUSED_NOT)
+        r = licence_refuses(&a->file.licence, a->conf.cluster.name, licences_now(a));
+    count(counts, r, false);
+}
+
+static void add_states(const struct activation *a, struct text *t)
+{
+    uint32_t counts[LEN(states)] = { 0 };
+
+    for (uint32_t i = 0; i < a->held_count; i++)
+        count(counts, state_now(&a->held[i], licences_now(a)), a->held[i].grace);
+    count_file(a, counts);
+    for (size_t i = 0; i < LEN(states); i++)
+        text_add(t, "licences:%s=%u ", states[i].word, counts[i]);
+}
+
+/* time, where it is not 0, if it is the earlier one. */
+static void earlier(int64_t *first, int64_t time)
+{
+    if (time != 0 && (*first == 0 || time < *first))
+        *first = time;
+}
+
+void licences_metrics(struct activation *a, struct text *t)
+{
+    const struct held *usable[HELD_MAX];
+    const int64_t now = licences_now(a);
+    int64_t ends = 0, answer_by = 0, answered = 0;
+    uint64_t used, all;
+    enum refusal why;
+
+    if (!a->synced)
+        return;
+    licences_seats(a, &used, &all);
+    add_states(a, t);
+    text_add(t, "licence_seats=%" PRIu64 " licence_seats_taken=%" PRIu64, all, used);
+    for (size_t i = 0, n = licences_usable(a, usable, &why); i < n; i++) {
+        earlier(&ends, usable[i]->licence.expires);
+        earlier(&answer_by, usable[i]->answer_by);
+    }
+    for (uint32_t i = 0; i < a->held_count; i++)
+        if (a->held[i].answered > answered)
+            answered = a->held[i].answered;
+    if (ends != 0)
+        text_add(t, " licence_remaining_seconds=%" PRId64, ends - now);
+    if (answer_by != 0)
+        text_add(t, " licence_answer_remaining_seconds=%" PRId64, answer_by - now);
+    if (answered != 0)
+        text_add(t, " licence_answer_timestamp_seconds=%" PRId64, answered);
 }

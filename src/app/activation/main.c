@@ -122,18 +122,15 @@ void pump(struct activation *a)
 
 /* --- the role -------------------------------------------------------------------------- */
 
-/* Seats taken and seats there are, of what can be used. */
-static void seats(struct activation *a, uint64_t *used, uint64_t *all)
+static void metrics_tell(struct activation *a)
 {
-    const struct held *usable[HELD_MAX];
-    enum refusal why;
-    size_t n = licences_usable(a, usable, &why);
+    char text[1000];
+    struct text t;
 
-    *used = *all = 0;
-    for (size_t i = 0; i < n; i++) {
-        *used += usable[i]->used;
-        *all += usable[i]->licence.seats;
-    }
+    text_init(&t, text, sizeof(text));
+    if (a->active)
+        licences_metrics(a, &t);
+    (void)redoubt_service_metrics(a->service, t.cut ? "" : text);
 }
 
 static void status_tell(struct activation *a)
@@ -142,7 +139,8 @@ static void status_tell(struct activation *a)
     const char *licence = licences_word(a);
     uint64_t used, all;
 
-    seats(a, &used, &all);
+    licences_seats(a, &used, &all);
+    metrics_tell(a);
     if (!a->active)
         (void)redoubt_service_status(a->service, "standby, licence file %s, database %s",
                                      licence, database);

@@ -43,6 +43,74 @@ static void services(FILE *f, const struct daemon *d)
                 d->conf.service[i].name, d->view[i].restarts);
 }
 
+/* What services may tell, and only this: one line that is wrong would cost all the others. */
+static const struct {
+    const char *name, *help;
+} told[] = {
+    { "licences", "Licences by state." },
+    { "licence_seats", "Seats of the licences that can be used." },
+    { "licence_seats_taken", "Seats of these licences that devices hold." },
+    { "licence_remaining_seconds", "Until the first of these licences ends." },
+    { "licence_answer_remaining_seconds",
+      "Until the first of these licences is stale, without an answer of the vendor." },
+    { "licence_answer_timestamp_seconds",
+      "When the vendor answered last, by its clock." },
+};
+
+static bool is_word(struct str s)
+{
+    for (size_t i = 0; i < s.n; i++)
+        if (s.p[i] != '_' && (s.p[i] < 'a' || s.p[i] > 'z'))
+            return false;
+    return s.n > 0;
+}
+
+/* What comes before end, which is taken away with it. */
+static struct str take(struct str *rest, char end)
+{
+    const char *at = memchr(rest->p, end, rest->n);
+    struct str s = { rest->p, at ? (size_t)(at - rest->p) : rest->n };
+
+    rest->p += s.n + (at != NULL);
+    rest->n -= s.n + (at != NULL);
+    return s;
+}
+
+/* Those of this name in "name=number name:state=number ..."; headed: the others have begun. */
+static bool told_one(FILE *f, size_t which, struct str text, bool headed)
+{
+    while (text.n > 0) {
+        struct str number = take(&text, ' '), state = take(&number, '=');
+        struct str name = take(&state, ':');
+        uint64_t v;
+
+        if (!str_is(name, told[which].name) || !str_u64(number, UINT64_MAX, &v) ||
+            (state.n > 0 && !is_word(state)))
+            continue;
+        if (!headed)
+            fprintf(f, "# HELP redoubt_%s %s\n# TYPE redoubt_%s gauge\n",
+                    told[which].name, told[which].help, told[which].name);
+        headed = true;
+        fprintf(f, "redoubt_%s", told[which].name);
+        if (state.n > 0)
+            fprintf(f, "{state=\"%.*s\"}", (int)state.n, state.p);
+        fprintf(f, " %" PRIu64 "\n", v);
+    }
+    return headed;
+}
+
+/* A service that does not run says nothing. */
+static void told_all(FILE *f, const struct daemon *d)
+{
+    for (size_t which = 0; which < LEN(told) && d->supervisor; which++) {
+        bool headed = false;
+
+        for (uint32_t i = 0; i < d->conf.service_count; i++)
+            headed =
+                told_one(f, which, str_of(supervisor_metrics(d->supervisor, i)), headed);
+    }
+}
+
 static void alarm_list(FILE *f, const struct daemon *d)
 {
     fprintf(f, "# HELP redoubt_alarm Raised alarms.\n# TYPE redoubt_alarm gauge\n");
@@ -113,6 +181,7 @@ char *metrics_text(const struct daemon *d, size_t *n)
     counter(f, "clock_jumps_total", "Times this machine stood still.", d->jumps_total);
     states(f, d);
     services(f, d);
+    told_all(f, d);
     alarm_list(f, d);
     if (fclose(f) != 0) {
         free(text);

@@ -33,6 +33,14 @@ static void take_role(struct notify_message *out, struct str value)
     }
 }
 
+static void take_metrics(struct notify_message *out, struct str value)
+{
+    out->has_metrics = true;
+    /* A number that was cut would be another number. */
+    if (!str_copy(out->metrics, sizeof(out->metrics), value))
+        out->metrics[0] = '\0';
+}
+
 static bool strip(struct str *line, struct str name)
 {
     if (!str_starts(*line, name))
@@ -61,6 +69,8 @@ void notify_decode(struct notify_message *out, struct str datagram)
             take_status(out, line);
         else if (strip(&line, STR("REDOUBT_ROLE=")))
             take_role(out, line);
+        else if (strip(&line, STR("REDOUBT_METRICS=")))
+            take_metrics(out, line);
     }
 }
 

@@ -8,7 +8,7 @@
  *           skipped.
  * Owns      The caller closes the descriptor of notify_open and removes the path.
  * Threads   loop thread only; notify_decode is pure
- * Source    sd_notify(3); REDOUBT_ROLE= is ours (docs/services.md)
+ * Source    sd_notify(3); REDOUBT_ROLE=, REDOUBT_METRICS= are ours (docs/services.md)
  * Tests     tests/unit/test_notify.c
  */
 #ifndef SYS_SUPERVISOR_NOTIFY_H
@@ -19,15 +19,16 @@
 #include "base/err.h"
 #include "base/str.h"
 
-enum { NOTIFY_BYTES = 4096, NOTIFY_STATUS_BYTES = 200 };
+enum { NOTIFY_BYTES = 4096, NOTIFY_STATUS_BYTES = 200, NOTIFY_METRICS_BYTES = 1024 };
 
 enum notify_role { NOTIFY_ROLE_NONE, NOTIFY_ROLE_STANDBY, NOTIFY_ROLE_ACTIVE };
 
 struct notify_message {
-    bool ready, watchdog, stopping, has_status;
+    bool ready, watchdog, stopping, has_status, has_metrics;
     enum notify_role role;
-    uint64_t epoch;                   /* of NOTIFY_ROLE_ACTIVE */
-    char status[NOTIFY_STATUS_BYTES]; /* cut; bytes below blank replaced by '?' */
+    uint64_t epoch;                     /* of NOTIFY_ROLE_ACTIVE */
+    char status[NOTIFY_STATUS_BYTES];   /* cut; bytes below blank replaced by '?' */
+    char metrics[NOTIFY_METRICS_BYTES]; /* as it was said; "" if it is too long */
 };
 
 /* Any bytes are legal; what is not understood is skipped. */

@@ -108,6 +108,8 @@ void unit_heard(struct unit *u, const struct notify_message *m)
         return;
     if (m->has_status)
         memcpy(u->status, m->status, sizeof(u->status));
+    if (m->has_metrics)
+        memcpy(u->metrics, m->metrics, sizeof(u->metrics));
     if (m->ready && u->life == UNIT_STARTING) {
         u->life = UNIT_UP;
         u->up_since_us = unit_now_us(u);

@@ -110,6 +110,11 @@ const char *supervisor_status(const struct supervisor *s, uint32_t service)
     return service < s->o.service_count ? s->units[service].status : "";
 }
 
+const char *supervisor_metrics(const struct supervisor *s, uint32_t service)
+{
+    return service < s->o.service_count ? s->units[service].metrics : "";
+}
+
 pid_t supervisor_pid(const struct supervisor *s, uint32_t service)
 {
     return service < s->o.service_count ? s->units[service].pid : 0;

@@ -103,6 +103,8 @@ const char *supervisor_cgroup_path(const struct supervisor *s);
 
 /* The last STATUS= of a service, "" if none; borrowed until the next turn of the loop. */
 const char *supervisor_status(const struct supervisor *s, uint32_t service);
+/* The same of REDOUBT_METRICS=, as the service said it: not checked. */
+const char *supervisor_metrics(const struct supervisor *s, uint32_t service);
 /* Process id of its main process, 0 if none. */
 pid_t supervisor_pid(const struct supervisor *s, uint32_t service);
 

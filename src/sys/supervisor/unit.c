@@ -94,7 +94,7 @@ static void end_life(struct unit *u)
     u->told = NOTIFY_ROLE_NONE;
     u->told_epoch = 0;
     u->acked = false;
-    u->status[0] = '\0';
+    u->status[0] = u->metrics[0] = '\0';
 }
 
 static int backoff_over(sd_event_source *source, uint64_t when, void *user)

@@ -46,7 +46,7 @@ struct unit {
     bool changed; /* state is to be reported */
     char why[SUPERVISOR_WHY_BYTES];
     char failure[SUPERVISOR_WHY_BYTES];
-    char status[NOTIFY_STATUS_BYTES];
+    char status[NOTIFY_STATUS_BYTES], metrics[NOTIFY_METRICS_BYTES];
     uint32_t restarts, backoff_ms;
     uint64_t up_since_us;
 
