@@ -81,9 +81,12 @@ class Device:
         # Counts what it is asked to do, and leaves the doing to dpkg.
         self.command = os.path.join(self.folder, "install")
         self.slow = os.path.join(self.folder, "slow")
+        self.refused = os.path.join(self.folder, "refused")  # a package that does not install
         with open(self.command, "w", encoding="ascii") as file:
             file.write(f"#!/bin/sh\necho \"$1\" >>{self.installs}\n"
                        f"while [ -e {self.slow} ]; do sleep 0.1; done\n"
+                       f"if [ \"$1\" = \"$(cat {self.refused})\" ]; then\n"
+                       "    echo no room; exit 1\nfi\n"
                        f"exec {' '.join(self.base)} --install \"$1\"\n")
         os.chmod(self.command, 0o755)
         values = {"server": f"127.0.0.1:{server.port}", "server_name": "redoubt",
@@ -284,6 +287,53 @@ def test_an_agent_that_dies_while_it_is_replaced_does_not_matter(make, server, w
     os.remove(device.slow)
     assert ends(server, INSTALLED)[:3] == (INSTALLED, NEW, NEW)
     assert device.installed() == [NEW], "once"
+
+
+def refuse_the_way_back(device):
+    with open(device.refused, "w", encoding="ascii") as file:
+        file.write(os.path.join(device.state, "package", OLD + ".deb"))
+
+
+def test_what_cannot_be_put_back_is_told_and_another_rollout_helps(make, server, web, shelf, signer):
+    device = make()
+    refuse_the_way_back(device)
+    offer(server, signer, web, build_deb(shelf["folder"], "0.5.0", BROKEN), "0.5.0")
+    why = ends(server, INSTALL_FAILED, 90)[3]
+    assert "does not run as version 0.5.0" in why and f"{OLD} could not be put back" in why
+    assert "no room" in why and "start another rollout" in why
+    assert device.installed() == ["0.5.0"] + [OLD] * 3
+    (event,) = eventually("the event", lambda: server.of_kind("agent_put_back_failed"))
+    assert event["data"] == {"version": "0.5.0", "from": OLD, "why": why}
+    offer(server, signer, web, shelf[NEW], order=b"2")
+    assert ends(server, INSTALLED, 60)[:3] == (INSTALLED, NEW, NEW)
+    assert device.has() == [NEW, "install ok installed"]
+    eventually("the supervisor ends",
+               lambda: not [1 for _, line in device.running() if b"--supervise" in line])
+    assert device.installed()[-1] == NEW
+
+
+def test_who_is_being_put_back_is_so_after_a_power_cut_too(make, server, web, shelf, signer):
+    """Whatever else was offered meanwhile; and what was told is told once."""
+    device = make()
+    refuse_the_way_back(device)
+    open(device.slow, "w", encoding="ascii").close()
+    offer(server, signer, web, shelf[NEW])
+    eventually("it is being installed", lambda: device.installed() == [NEW], 20)
+    device.stop()
+    os.remove(device.slow)
+    device.start()
+    assert "could not be put back" in ends(server, INSTALL_FAILED, 90)[3]
+    offer(server, signer, web, shelf[NEW], "0.6.0", order=b"2")
+    assert "not redoubt-agent 0.6.0" in ends(server, INSTALL_FAILED)[3]
+    device.stop()
+    os.remove(device.refused)
+    tried = len(device.installed())
+    device.start()
+    eventually("it is put back", lambda: len(device.installed()) == tried + 1, 20)
+    eventually("the supervisor ends",
+               lambda: not [1 for _, line in device.running() if b"--supervise" in line])
+    assert device.has() == [OLD, "install ok installed"]
+    assert len(device.agents()) == 1 and len(server.of_kind("agent_put_back_failed")) == 1
 
 
 def test_another_offer_waits_until_the_first_has_ended(make, server, web, shelf, signer):

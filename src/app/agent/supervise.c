@@ -25,6 +25,9 @@ enum {
     ANSWER_S = 2,
     END_MS = 10000,  /* to end when it was told so */
     START_MS = 5000, /* for whoever starts the agent again */
+    AGAIN_MS = 5000, /* doubled with each failure to put back */
+    AGAIN_MAX_MS = 300000,
+    LOUD_FAILURES = 3, /* so many of them are told */
     TEXT = 64 * 1024,
     OUTPUT = 1024,
     PATHS = 600,
@@ -101,11 +104,13 @@ enum err supervise_start(const char *folder, struct err_info *info)
 
 /* --- what is kept ------------------------------------------------------------------------- */
 
-static void outcome_set(const struct order *o, const char *state, const char *why)
+static void outcome_set(const struct order *o, const char *state, const char *why,
+                        const char *trouble)
 {
     char path[PATHS];
-    json_t *j = json_pack("{s:s, s:s, s:s}", "state", state, "why", why, "version",
-                          job_text(o->j, "version"));
+    json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:s}", "state", state, "why", why,
+                          "trouble", trouble, "version", job_text(o->j, "version"),
+                          "hash", job_text(o->j, "hash"));
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     struct err_info info = { 0 };
 
@@ -130,6 +135,17 @@ static json_t *load(const char *folder, const char *name)
     return json_loadb(text, n, 0, NULL);
 }
 
+json_t *supervise_outcome(const char *folder, const char *hash)
+{
+    json_t *j = load(folder, "outcome");
+    const char *of = job_text(j, "hash");
+
+    if (!hash || of[0] == '\0' || strcmp(of, hash) == 0) /* older ones do not say it */
+        return j;
+    json_decref(j);
+    return NULL;
+}
+
 static bool is_confirmed(const struct order *o)
 {
     json_t *j = load(o->folder, "confirmed");
@@ -138,6 +154,16 @@ static bool is_confirmed(const struct order *o)
 
     json_decref(j);
     return same;
+}
+
+/* Another order lies there. */
+static bool is_replaced(const struct order *o)
+{
+    json_t *j = load(o->folder, "order");
+    bool other = j && strcmp(job_text(j, "hash"), job_text(o->j, "hash")) != 0;
+
+    json_decref(j);
+    return other;
 }
 
 /* --- the installation ----------------------------------------------------------------------- */
@@ -312,21 +338,48 @@ static void exchange_agent(const struct order *o)
 
 /* --- the course of it ------------------------------------------------------------------------- */
 
+/* ERR_STATE as install(). */
+static enum err bring_back(const struct order *o, struct err_info *info)
+{
+    enum err e = install(o, job_text(o->j, "previous"), info);
+
+    return e != ERR_OK ? e : ask_program(o, job_text(o->j, "from"), info);
+}
+
+/* False: another order has come, which may mend what this one cannot. */
+static bool pause_is_over(const struct order *o, uint32_t ms)
+{
+    for (uint32_t passed = 0; passed < ms; passed += AGAIN_MS) {
+        wait_ms(AGAIN_MS);
+        if (is_replaced(o))
+            return false;
+    }
+    return true;
+}
+
 static void put_back(const struct order *o, const char *why)
 {
     struct err_info info = { 0 };
+    uint32_t pause_ms = AGAIN_MS, failures = 0;
     char text[600];
+    enum err e;
 
-    outcome_set(o, OUTCOME_RETURNING, why);
+    outcome_set(o, OUTCOME_RETURNING, why, "");
     /* As long as it takes: without this the device has no agent. */
-    while (install(o, job_text(o->j, "previous"), &info) != ERR_OK ||
-           ask_program(o, job_text(o->j, "from"), &info) != ERR_OK) {
+    while ((e = bring_back(o, &info)) != ERR_OK) {
+        const bool locked = e == ERR_STATE; /* that ends by itself */
+
         fprintf(stderr, "redoubt-agent --supervise: put back: %s\n", info.what);
-        wait_ms(5000);
+        if (!locked && ++failures >= LOUD_FAILURES)
+            outcome_set(o, OUTCOME_RETURNING, why, info.what);
+        if (!pause_is_over(o, locked ? AGAIN_MS : pause_ms))
+            return;
+        if (!locked)
+            pause_ms = pause_ms * 2 < AGAIN_MAX_MS ? pause_ms * 2 : AGAIN_MAX_MS;
     }
     (void)snprintf(text, sizeof(text), "%s; %s was put back", why,
                    job_text(o->j, "from"));
-    outcome_set(o, OUTCOME_FAILED, text);
+    outcome_set(o, OUTCOME_FAILED, text, "");
     exchange_agent(o);
 }
 
@@ -337,7 +390,7 @@ static void watch(const struct order *o)
 
     for (uint64_t end = worker_now_us() + limit_ms * 1000ull; worker_now_us() < end;) {
         if (is_confirmed(o)) {
-            outcome_set(o, OUTCOME_CONFIRMED, "");
+            outcome_set(o, OUTCOME_CONFIRMED, "", "");
             return;
         }
         wait_ms(LOOK_MS);
@@ -351,7 +404,7 @@ static void begin(const struct order *o)
 {
     struct err_info info = { 0 };
 
-    outcome_set(o, OUTCOME_INSTALLING, "");
+    outcome_set(o, OUTCOME_INSTALLING, "", "");
     enum err e = install(o, job_text(o->j, "package"), &info);
     for (uint32_t n = 0; e == ERR_STATE && n < LOCKED_TRIES; n++) {
         wait_ms(LOCKED_MS);
@@ -363,13 +416,13 @@ static void begin(const struct order *o)
         put_back(o, info.what[0] ? info.what : err_name(e));
         return;
     }
-    outcome_set(o, OUTCOME_INSTALLED, "");
+    outcome_set(o, OUTCOME_INSTALLED, "", "");
     watch(o);
 }
 
 static void proceed(const struct order *o)
 {
-    json_t *outcome = load(o->folder, "outcome");
+    json_t *outcome = supervise_outcome(o->folder, job_text(o->j, "hash"));
     const char *state = job_text(outcome, "state");
 
     environment();

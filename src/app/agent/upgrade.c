@@ -1,7 +1,6 @@
 #include "app/agent/upgrade.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,31 +41,6 @@ struct upgrade {
     char folder[CONF_PATH + 16], exe[CONF_PATH];
 };
 
-/* What becomes of this process when all is released. */
-static struct {
-    bool wanted;
-    char exe[CONF_PATH];
-    char **argv;
-} next;
-
-static struct {
-    const char *name;
-    char value[128];
-} inherited[] = { { "NOTIFY_SOCKET", "" },
-                  { "WATCHDOG_USEC", "" },
-                  { "WATCHDOG_PID", "" } };
-
-void upgrade_remember(void)
-{
-    for (size_t i = 0; i < LEN(inherited); i++) {
-        const char *value = getenv(inherited[i].name);
-
-        if (!value ||
-            !str_copy(inherited[i].value, sizeof(inherited[i].value), str_of(value)))
-            inherited[i].value[0] = '\0';
-    }
-}
-
 /* --- what is kept ------------------------------------------------------------------------- */
 
 static bool keep(struct upgrade *u)
@@ -102,7 +76,7 @@ static void step_set(struct upgrade *u, enum step step, const char *why)
     (void)snprintf(u->why, sizeof(u->why), "%s", why);
     u->tell = true;
     (void)keep(u);
-    log_event(step == STEP_FAILED ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "upgrade",
+    log_event(why[0] ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "upgrade",
               log_str("state", step_names[step]),
               log_str("version", job_text(u->offer, "version")), log_str("why", u->why));
 }
@@ -116,6 +90,12 @@ static void fail(struct upgrade *u, const char *why)
                 json_pack("{s:s, s:s, s:s}", "version", job_text(u->offer, "version"),
                           "from", agent_version(), "why", u->why));
     agent_send(u->agent);
+}
+
+/* It could not be installed, and not be put back so far. */
+static bool is_stuck(const struct upgrade *u)
+{
+    return u->step == STEP_INSTALLING && u->why[0];
 }
 
 /* --- an offer ------------------------------------------------------------------------------- */
@@ -233,7 +213,8 @@ void upgrade_offer(struct agent *a, const struct opamp_packages *set)
     }
     if (u->step != STEP_NONE && memcmp(u->hash, p->hash.p, HASH_BYTES) == 0)
         u->tell = true; /* the server did not know yet */
-    else if (u->step != STEP_INSTALLING)
+    else if (u->step != STEP_INSTALLING ||
+             (is_stuck(u) && !str_is(p->version, agent_version()))) /* it may mend it */
         accept(u, set, p);
     /* else first things first.  How that ended is told, and then this is offered again; to
      * tell now would have it offered again now, for ever. */
@@ -363,30 +344,39 @@ static void leave(struct upgrade *u)
 {
     log_event(LOG_LEVEL_INFO, "upgrade_restart",
               log_str("version", job_text(u->offer, "version")));
-    next.wanted = true;
-    next.argv = u->argv;
-    (void)snprintf(next.exe, sizeof(next.exe), "%s", u->exe);
+    upgrade_next(u->exe, u->argv);
     agent_goodbye(u->agent);
     link_shut(u->agent->link);
     (void)sd_event_exit(u->agent->event, 0);
 }
 
-static json_t *outcome_read(const struct upgrade *u)
+static json_t *outcome_of(const struct upgrade *u)
 {
-    static char text[STATE_MAX];
-    char path[sizeof(u->folder) + 16];
-    size_t n;
+    return supervise_outcome(u->folder, job_text(u->offer, "hash"));
+}
 
-    (void)snprintf(path, sizeof(path), "%s/outcome", u->folder);
-    return file_load(path, text, sizeof(text), &n, NULL) == ERR_OK
-               ? json_loadb(text, n, 0, NULL)
-               : NULL;
+/* Told once.  The supervisor goes on trying; if it comes to an end, that is told, too. */
+static void stuck(struct upgrade *u, const json_t *outcome)
+{
+    char why[OPAMP_TEXT_MAX];
+
+    (void)snprintf(
+        why, sizeof(why),
+        "%s; %s could not be put back: %s; that is tried again: look at dpkg on "
+        "the device, or start another rollout",
+        job_text(outcome, "why"), job_text(u->offer, "from"),
+        job_text(outcome, "trouble"));
+    step_set(u, STEP_INSTALLING, why);
+    agent_event(u->agent, "agent_put_back_failed", "critical",
+                json_pack("{s:s, s:s, s:s}", "version", job_text(u->offer, "version"),
+                          "from", job_text(u->offer, "from"), "why", u->why));
+    agent_send(u->agent);
 }
 
 /* What the supervisor is at; it is started again if it should be there and is not. */
 static void installing(struct upgrade *u)
 {
-    json_t *outcome = outcome_read(u);
+    json_t *outcome = outcome_of(u);
     const char *state = job_text(outcome, "state");
     bool is_new = strcmp(agent_version(), job_text(u->offer, "version")) == 0;
 
@@ -394,6 +384,8 @@ static void installing(struct upgrade *u)
         fail(u, job_text(outcome, "why"));
     else if (strcmp(state, OUTCOME_INSTALLED) == 0 && !is_new)
         leave(u);
+    else if (job_text(outcome, "trouble")[0] && !is_stuck(u))
+        stuck(u, outcome);
     else if (u->agent->now_ms >= u->due_ms && !supervise_runs(u->folder)) {
         u->due_ms = u->agent->now_ms + TELL_MS;
         (void)start_supervisor(u);
@@ -433,7 +425,7 @@ void upgrade_greeted(struct agent *a)
     if (u->step != STEP_INSTALLING || !a->greeted ||
         strcmp(agent_version(), job_text(u->offer, "version")) != 0)
         return;
-    outcome = outcome_read(u);
+    outcome = outcome_of(u);
     const char *state = job_text(outcome, "state");
     if (strcmp(state, OUTCOME_INSTALLED) == 0 || strcmp(state, OUTCOME_CONFIRMED) == 0)
         confirm(u);
@@ -487,7 +479,7 @@ void upgrade_add(struct agent *a, struct opamp_agent *m)
     if (!u->offer)
         return;
     m->packages.hash = (struct str){ (const char *)u->all, u->all_n };
-    p->status = words[u->step];
+    p->status = is_stuck(u) ? OPAMP_INSTALL_FAILED : words[u->step];
     p->offered_version = str_of(job_text(u->offer, "version"));
     p->offered_hash = (struct str){ (const char *)u->hash, HASH_BYTES };
     if (u->step == STEP_INSTALLED)
@@ -514,7 +506,7 @@ void upgrade_json(const struct agent *a, struct text *t)
 /* It was confirmed too late for the supervisor, or another version was installed by hand. */
 static void not_any_more(struct upgrade *u)
 {
-    json_t *outcome = outcome_read(u);
+    json_t *outcome = outcome_of(u);
     bool failed = strcmp(job_text(outcome, "state"), OUTCOME_FAILED) == 0;
 
     step_set(u, STEP_FAILED,
@@ -552,6 +544,19 @@ static void recall(struct upgrade *u)
         not_any_more(u);
 }
 
+/* Another offer came to nothing while it was being put back: that goes on. */
+static void go_on(const struct upgrade *u)
+{
+    json_t *outcome = supervise_outcome(u->folder, NULL);
+    struct err_info info = { 0 };
+
+    if (u->step != STEP_INSTALLING &&
+        strcmp(job_text(outcome, "state"), OUTCOME_RETURNING) == 0 &&
+        !supervise_runs(u->folder) && supervise_start(u->folder, &info) != ERR_OK)
+        log_event(LOG_LEVEL_ERROR, "upgrade_not_put_back", log_str("why", info.what));
+    json_decref(outcome);
+}
+
 enum err upgrade_start(struct agent *a, char **argv, struct err_info *info)
 {
     struct upgrade *u = calloc(1, sizeof(*u));
@@ -568,6 +573,7 @@ enum err upgrade_start(struct agent *a, char **argv, struct err_info *info)
         return err_set(info, ERR_IO, errno, "/proc/self/exe");
     u->exe[n] = '\0';
     recall(u);
+    go_on(u);
     return ERR_OK;
 }
 
@@ -581,20 +587,4 @@ void upgrade_release(struct agent *a)
     json_decref(u->offer);
     free(u);
     a->upgrade = NULL;
-}
-
-void upgrade_become(void)
-{
-    sigset_t none;
-
-    if (!next.wanted)
-        return;
-    (void)sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    (void)close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
-    for (size_t i = 0; i < LEN(inherited); i++)
-        if (inherited[i].value[0])
-            (void)setenv(inherited[i].name, inherited[i].value, 1);
-    (void)execv(next.exe, next.argv);
-    log_event(LOG_LEVEL_ERROR, "upgrade_not_started", log_str("program", next.exe));
 }

@@ -21,6 +21,8 @@ struct upgrade;
 
 /* What systemd told us, before it is taken out of the environment: for who comes after us. */
 void upgrade_remember(void);
+/* Whom upgrade_become() is for; argv is borrowed until then. */
+void upgrade_next(const char *exe, char **argv);
 /* argv: as the program was started; borrowed for the life of the agent. */
 MUST_USE enum err upgrade_start(struct agent *a, char **argv, struct err_info *info);
 void upgrade_release(struct agent *a);
