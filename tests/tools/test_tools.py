@@ -32,6 +32,7 @@ def write(path, text):
     ("sys/smb/a.c", '#include "sys/net/net.h"', "neighbour"),
     ("sys/smb/a.c", '#include "sys/blob/blob.h"', "neighbour"),
     ("sys/blob/a.c", '#include "sys/net/net.h"', "neighbour"),
+    ("sys/helper/a.c", '#include "sys/keeper/keeper.h"', "neighbour"),
     ("sys/smb/a.c", '#include "core/cluster/node.h"', "may not include core"),
     ("app/node/a.c", '#include "app/ctl/ctl.h"', "neighbour"),
     ("sys/smb/a.c", '#include "smb.h"', "path below src"),
@@ -51,6 +52,7 @@ def test_layers_sees(tmp_path, file, line, word):
     ("sys/smb/a.c", '#include "sys/log/log.h"'),
     ("sys/smb/a.c", "#include <unistd.h>"),
     ("sys/blob/a.c", '#include "sys/smb/smb.h"'),
+    ("sys/keeper/a.c", '#include "sys/helper/helper_start.h"'),
     ("app/node/a.c", '#include "run/node_run.h"'),
 ])
 def test_layers_allows(tmp_path, file, line):

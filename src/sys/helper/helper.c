@@ -1,9 +1,7 @@
 #include "sys/helper/helper.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -34,75 +32,6 @@ static uint64_t now_us(const struct helper *h)
 
     (void)sd_event_now(h->loop, CLOCK_BOOTTIME, &us);
     return us;
-}
-
-/* ---- the process ---- */
-
-static int prepare(posix_spawn_file_actions_t *fa, int socket, int shared)
-{
-    int rc = posix_spawn_file_actions_addopen(fa, 0, "/dev/null", O_RDONLY, 0);
-
-    if (rc == 0)
-        rc = posix_spawn_file_actions_addopen(fa, 1, "/dev/null", O_WRONLY, 0);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(fa, socket, HELPER_FD_SOCKET);
-    if (rc == 0)
-        rc = shared >= 0 ? posix_spawn_file_actions_adddup2(fa, shared, HELPER_FD_SHARED)
-                         : posix_spawn_file_actions_addopen(fa, HELPER_FD_SHARED,
-                                                            "/dev/null", O_RDONLY, 0);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_addclosefrom_np(fa, HELPER_FD_SHARED + 1);
-    return rc;
-}
-
-static int spawn(struct helper *h, int socket, int shared)
-{
-    posix_spawn_file_actions_t fa;
-    posix_spawnattr_t attr;
-    sigset_t none, all;
-    int rc = posix_spawn_file_actions_init(&fa);
-
-    if (rc != 0)
-        return rc;
-    rc = posix_spawnattr_init(&attr);
-    if (rc == 0) {
-        (void)sigemptyset(&none);
-        (void)sigfillset(&all);
-        (void)posix_spawnattr_setsigmask(&attr, &none);
-        (void)posix_spawnattr_setsigdefault(&attr, &all);
-        /* A session of its own: a Ctrl-C at the daemon's terminal is not for it. */
-        (void)posix_spawnattr_setflags(
-            &attr,
-            (short)(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID));
-        rc = prepare(&fa, socket, shared);
-        if (rc == 0)
-            rc = posix_spawn(&h->pid, h->o.program, &fa, &attr,
-                             (char *const *)(uintptr_t)h->o.argv, environ);
-        (void)posix_spawnattr_destroy(&attr);
-    }
-    (void)posix_spawn_file_actions_destroy(&fa);
-    if (rc != 0)
-        h->pid = 0;
-    return rc;
-}
-
-/* dup2 onto the same number would keep close-on-exec: move fd out of the way. */
-static int high_copy(int fd)
-{
-    return fcntl(fd, F_DUPFD_CLOEXEC, HELPER_FD_SHARED + 1);
-}
-
-static int start_with(struct helper *h, int theirs)
-{
-    const bool shares = h->o.shared_fd >= 0;
-    int socket = high_copy(theirs), shared = shares ? high_copy(h->o.shared_fd) : -1;
-    int rc = socket < 0 || (shares && shared < 0) ? errno : spawn(h, socket, shared);
-
-    if (socket >= 0)
-        (void)close(socket);
-    if (shared >= 0)
-        (void)close(shared);
-    return rc;
 }
 
 /* ---- its life ---- */
@@ -215,7 +144,7 @@ static void start(struct helper *h)
         again(h, "it could not be started: socketpair");
         return;
     }
-    rc = start_with(h, pair[1]);
+    rc = helper_start(&h->pid, h->o.program, h->o.argv, pair[1], h->o.shared_fd);
     (void)close(pair[1]);
     if (rc != 0) {
         (void)close(pair[0]);

@@ -20,12 +20,9 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "sys/helper/helper_start.h"
 
-enum {
-    HELPER_FD_SOCKET = 3,
-    HELPER_FD_SHARED = 4,
-    HELPER_PACKET = 8192,
-};
+enum { HELPER_PACKET = 8192 };
 
 struct helper_options {
     const char *program;

@@ -1,73 +1,23 @@
 #include "sys/keeper/keeper_child.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sys/helper/helper_start.h"
 #include "sys/keeper/keeper_wire.h"
 
 enum { SOCKET_BUFFER = 4 * KEEPER_WIRE_MAX, NUMBER_BYTES = 16 };
 
-/* Nothing of the daemon's reaches the child but its socket, the pipe, and standard error. */
-static int prepare(posix_spawn_file_actions_t *fa, int socket, int gone)
-{
-    int rc = posix_spawn_file_actions_addopen(fa, 0, "/dev/null", O_RDONLY, 0);
-
-    if (rc == 0)
-        rc = posix_spawn_file_actions_addopen(fa, 1, "/dev/null", O_WRONLY, 0);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(fa, socket, KEEPER_FD_SOCKET);
-    if (rc == 0)
-        rc = gone >= 0 ? posix_spawn_file_actions_adddup2(fa, gone, KEEPER_FD_GONE)
-                       : posix_spawn_file_actions_addopen(fa, KEEPER_FD_GONE, "/dev/null",
-                                                          O_RDONLY, 0);
-    if (rc == 0)
-        rc = posix_spawn_file_actions_addclosefrom_np(fa, KEEPER_FD_GONE + 1);
-    return rc;
-}
-
-/* A session of its own: a Ctrl-C at the daemon's terminal is not for the keeper. */
-static int spawn(pid_t *pid, const struct keeper_options *o, char *const *argv,
-                 int socket, int gone)
-{
-    posix_spawn_file_actions_t fa;
-    posix_spawnattr_t attr;
-    sigset_t none, all;
-    int rc = posix_spawn_file_actions_init(&fa);
-
-    if (rc != 0)
-        return rc;
-    rc = posix_spawnattr_init(&attr);
-    if (rc == 0) {
-        (void)sigemptyset(&none);
-        (void)sigfillset(&all);
-        (void)posix_spawnattr_setsigmask(&attr, &none);
-        (void)posix_spawnattr_setsigdefault(&attr, &all);
-        (void)posix_spawnattr_setflags(
-            &attr,
-            (short)(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID));
-        rc = prepare(&fa, socket, gone);
-        if (rc == 0)
-            rc = posix_spawn(pid, o->program, &fa, &attr, argv, environ);
-        (void)posix_spawnattr_destroy(&attr);
-    }
-    (void)posix_spawn_file_actions_destroy(&fa);
-    return rc;
-}
-
-/* dup2 onto the same number would keep close-on-exec: move fd out of the way. */
-static int high_copy(int fd)
-{
-    return fcntl(fd, F_DUPFD_CLOEXEC, KEEPER_FD_GONE + 1);
-}
+static_assert((int)KEEPER_FD_SOCKET == (int)HELPER_FD_SOCKET &&
+                  (int)KEEPER_FD_GONE == (int)HELPER_FD_SHARED,
+              "where the keeper looks for them");
 
 static enum err run_program(struct keeper_child *c, const struct keeper_options *o,
-                            int socket, int gone, struct err_info *info)
+                            int socket, struct err_info *info)
 {
     char port[NUMBER_BYTES], timeout[NUMBER_BYTES], wait[NUMBER_BYTES];
 
@@ -92,11 +42,10 @@ static enum err run_program(struct keeper_child *c, const struct keeper_options 
                            o->encrypt ? "--encrypt" : NULL,
                            NULL };
 
-    int rc = spawn(&c->pid, o, (char *const *)(uintptr_t)argv, socket, gone);
-    if (rc != 0) {
-        c->pid = 0;
-        return err_set(info, ERR_CONFIG, rc, "start %s", o->program);
-    }
+    int rc = helper_start(&c->pid, o->program, argv, socket, o->gone_fd);
+    if (rc != 0)
+        return err_set(info, rc == EMFILE || rc == ENFILE ? ERR_IO : ERR_CONFIG, rc,
+                       "start %s", o->program);
     c->pidfd = (int)syscall(SYS_pidfd_open, c->pid, 0);
     if (c->pidfd < 0) {
         int sys = errno;
@@ -120,17 +69,8 @@ enum err keeper_child_start(struct keeper_child *c, const struct keeper_options 
         return err_set(info, ERR_IO, errno, "socketpair");
     for (int i = 0; i < 2; i++) /* a hint: the default holds our packets too */
         (void)setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-    int socket = high_copy(pair[1]);
-    int gone = o->gone_fd >= 0 ? high_copy(o->gone_fd) : -1;
+    e = run_program(c, o, pair[1], info);
     (void)close(pair[1]);
-    if (socket < 0 || (o->gone_fd >= 0 && gone < 0))
-        e = err_set(info, ERR_IO, errno, "file descriptors for redoubt-keeper");
-    else
-        e = run_program(c, o, socket, gone, info);
-    if (socket >= 0)
-        (void)close(socket);
-    if (gone >= 0)
-        (void)close(gone);
     if (e) {
         (void)close(pair[0]);
         *c = KEEPER_NO_CHILD;
