@@ -71,11 +71,15 @@ def custom(capability, kind, data):
     return field(13, field(1, capability) + field(2, kind) + field(3, json.dumps(data)))
 
 
+def with_threads(told, count):
+    return told if told.policy["engine.threads"] == count else None
+
+
 def test_a_device_polls_and_gets_its_policy(active, session, certificates):
     put_policy(session, engine__threads=4)
     poller = Poller(active, certificates)
-    told = poller.hello()
-    assert told.capabilities == 0x7b and told.policy["engine.threads"] == 4
+    told = eventually("the server knows it", lambda: with_threads(poller.hello(), 4))
+    assert told.capabilities == 0x7b
     assert poller.ask(field(7, field(1, told.hash) + field(2, 1))).hash is None
     (state, digest), = session.rows("SELECT policy_state, policy_hash FROM redoubt.device "
                                     "WHERE id = %s", certificates.ids["one"])

@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -323,6 +324,49 @@ static void a_route_has_its_own_limit(void **state)
     assert_int_equal(serve_with(limit_client, body_max), 0);
 }
 
+/* A server that refuses what it is asked by its head; true: nothing came behind the head. */
+static bool refuse(int listening)
+{
+    static const char answer[] = "HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n";
+    char head[4096] = "";
+    size_t n = 0;
+    int fd = accept(listening, NULL, NULL);
+
+    while (fd >= 0 && n < sizeof(head) - 1 && !strstr(head, "\r\n\r\n")) {
+        ssize_t got = recv(fd, head + n, sizeof(head) - 1 - n, 0);
+
+        if (got <= 0)
+            return false;
+        n += (size_t)got;
+    }
+    struct pollfd more = { .fd = fd, .events = POLLIN };
+    return strstr(head, "\r\n\r\n") == head + n - 4 && poll(&more, 1, 200) == 0 &&
+           send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL) > 0 && close(fd) == 0;
+}
+
+static void a_long_body_waits_until_it_is_asked_for(void **state)
+{
+    static char body[64 * 1024];
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), status = -1;
+    struct http_answer a;
+
+    (void)state;
+    memset(body, 'x', sizeof(body) - 1);
+    assert_true(str_copy(at.sun_path, sizeof(at.sun_path), str_of(path)));
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(refuse(fd) ? 0 : 1);
+    assert_int_equal(ask("POST", "/", body, &a), 413);
+    http_answer_release(&a);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(close(fd) + unlink(path), 0);
+}
+
 static void paths_are_split_as_sent(void **state)
 {
     static const struct {
@@ -433,6 +477,7 @@ int main(void)
         cmocka_unit_test(an_answer_may_come_later),
         cmocka_unit_test(path_query_and_headers_are_decoded),
         cmocka_unit_test(a_route_has_its_own_limit),
+        cmocka_unit_test(a_long_body_waits_until_it_is_asked_for),
         cmocka_unit_test(paths_are_split_as_sent),
         cmocka_unit_test(no_daemon_is_told_apart),
         cmocka_unit_test(tcp_needs_a_number),

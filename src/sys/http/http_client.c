@@ -8,6 +8,8 @@
 
 #include "base/str.h"
 
+enum { LONG_BODY = 16 * 1024 };
+
 struct sink {
     struct http_answer *answer;
     bool too_long;
@@ -134,6 +136,8 @@ static bool set_options(CURL *curl, const struct http_call *call, const char *ur
     ok &= curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, 5000L) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)call->timeout_ms) == CURLE_OK;
+    ok &= curl_easy_setopt(curl, CURLOPT_EXPECT_100_TIMEOUT_MS,
+                           (long)call->timeout_ms / 2) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L) == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_PROXY, "") == CURLE_OK;
     ok &= curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data) == CURLE_OK;
@@ -147,6 +151,17 @@ static bool set_options(CURL *curl, const struct http_call *call, const char *ur
         ok &= curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, call->method) == CURLE_OK;
     }
     return ok;
+}
+
+/*
+ * A long body is sent when the server has asked for it: one that refuses it by its head closes
+ * the connection, and its answer would be lost among what is still being sent.  For a short one
+ * that would only cost a round trip.
+ */
+static const char *expectation(const struct http_call *call)
+{
+    return call->body && strlen(call->body) > LONG_BODY ? "Expect: 100-continue"
+                                                        : "Expect:";
 }
 
 enum err http_call(const struct http_call *call, struct http_answer *out,
@@ -164,8 +179,7 @@ enum err http_call(const struct http_call *call, struct http_answer *out,
     if (n < 0 || (size_t)n >= sizeof(url))
         return err_set(info, ERR_LIMIT, 0, "the path is too long");
     CURL *curl = curl_easy_init();
-    /* No "Expect: 100-continue": it would cost a round trip. */
-    struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
+    struct curl_slist *headers = curl_slist_append(NULL, expectation(call));
 
     for (size_t i = 0; headers && call->headers && call->headers[i]; i++) {
         struct curl_slist *more = curl_slist_append(headers, call->headers[i]);
