@@ -12,6 +12,7 @@ compare CPU time, and the digest comes on top of what smbclient and smbd need.  
 line is the same over a line of 1 Gbit/s between node and file server.
 """
 import json
+import mmap
 import os
 import statistics
 import time
@@ -65,6 +66,12 @@ def signed(host, share):
     return theirs(host, share, "--client-protection=sign")
 
 
+def warm(mib):
+    """Memory for the file on the share: a virtual machine gives back what it does not use, and has
+    to be given it again, page by page, in the middle of the measurement."""
+    mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+
+
 def fetched(lab):
     """What each node has fetched from the share up to now."""
     return [lab.own_state(node)["content"]["fetched_bytes"] for node in plan.NODES]
@@ -107,6 +114,7 @@ def compare(lab, host, mib, rounds):
     for number in range(rounds + 1):
         for one in turns if number % 2 else turns[::-1]:
             settle(lab)
+            warm(mib + mib // 4)
             seen[one.__name__].append(mib / one(host, share))
     os.unlink(host.file(FILE))
     return {name: figures[1:] for name, figures in seen.items()}
