@@ -156,8 +156,8 @@ def stored(database):
 
 def check_acks(agent, database):
     """What the agent was told was stored, is stored; and each once."""
+    acked = agent.acked()  # first: more may be stored meanwhile, and told
     rows = stored(database)
-    acked = agent.acked()
     for device, one, seq in acked:
         assert device == agent.certificates.ids["one"]
         assert one in rows and rows[one][0] == int(seq)
