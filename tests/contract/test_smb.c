@@ -426,11 +426,11 @@ static void a_share_that_vanishes_is_not_a_missing_file(void **state)
 {
     /* libsmbclient looks whether the server lives after this time, and then reconnects
      * within the call; the share it finds no more is "no such file" to it. */
-    struct smb *s = connected_within(1000);
+    struct smb *s = connected_within(2000);
     bool there = true;
 
     (void)state;
-    (void)poll(NULL, 0, 2500);
+    (void)poll(NULL, 0, 5000);
     restart("[state]\navailable = no");
     assert_int_equal(smb_exists(s, "epoch/1", &there, &why), ERR_IO);
     assert_true(smb_is_lost(s));
@@ -504,13 +504,13 @@ static void only_a_file_with_its_mark_is_rewritten(void **state)
 
 static void a_connection_replaced_within_a_call_is_counted(void **state)
 {
-    struct smb *s = connected_within(1000);
+    struct smb *s = connected_within(2000);
     bool there = false;
 
     (void)state;
     smbd_write(&server, "epoch/1", "x");
     assert_int_equal(smb_connections(s), 1);
-    (void)poll(NULL, 0, 2500); /* then libsmbclient asks whether the server lives */
+    (void)poll(NULL, 0, 5000); /* then libsmbclient asks whether the server lives */
     restart("");
     assert_int_equal(smb_exists(s, "epoch/1", &there, &why), ERR_OK);
     assert_true(there);

@@ -28,12 +28,12 @@ static void open_with(const struct keeper_options *o)
     world.arg = &one;
 }
 
-static struct keeper_options hasty(void)
+static struct keeper_options hasty(uint32_t timeout_ms)
 {
     struct keeper_options o = keeper_end_options(&server);
 
-    o.timeout_ms = 300;
-    o.slow_timeout_ms = 600;
+    o.timeout_ms = timeout_ms;
+    o.slow_timeout_ms = 2 * timeout_ms;
     return o;
 }
 
@@ -74,7 +74,8 @@ static void works_again_with(uint64_t epoch)
 
 static int open_hasty(void **state)
 {
-    const struct keeper_options o = hasty();
+    const struct keeper_options o =
+        hasty(1000); /* a busy machine must be able to keep it */
 
     (void)state;
     smbd_clear(&server);
@@ -182,7 +183,7 @@ static void a_server_that_hangs_is_a_timeout_and_heals(void **state)
 /* A process that is started costs CPU time, and a server may hang for days. */
 static void a_server_that_hangs_for_long_does_not_make_a_storm_of_keepers(void **state)
 {
-    struct keeper_options o = hasty();
+    struct keeper_options o = hasty(300);
 
     (void)state;
     smbd_clear(&server);
@@ -313,7 +314,7 @@ static void a_program_that_is_missing_is_a_wrong_configuration(void **state)
 static void faked(const char *behaviour)
 {
     static char share[64];
-    struct keeper_options o = hasty();
+    struct keeper_options o = hasty(300);
 
     (void)snprintf(share, sizeof(share), "//fake/%s", behaviour);
     o.program = getenv("FAKE_KEEPER");
