@@ -210,7 +210,7 @@ level=debug
                     self.notes.append(text)
                     self.said.notify_all()
 
-    def wait_note(self, text, seconds=5.0):
+    def wait_note(self, text, seconds=20.0):
         with self.said:
             assert self.said.wait_for(lambda: text in self.notes, seconds), (
                 f"no {text!r} in {self.notes[-5:]}\n{self.log_text()}")
@@ -227,7 +227,7 @@ level=debug
         pairs = (pair.split("=") for pair in (told[-1] if told else "").split())
         return {name: int(number) for name, number in pairs}
 
-    def lease(self, epoch, seconds=60.0):
+    def lease(self, epoch, seconds=600.0):
         deadline = boottime_us() + int(seconds * 1e6) if seconds else 0
         os.pwrite(self.page, struct.pack("=QQ", epoch, deadline), 8)
 
@@ -250,7 +250,7 @@ level=debug
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(5)
+                self.process.wait(20)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -116,7 +116,7 @@ def service(database, certificates, vendor):
 
 
 def request(service, certificates, name, method="POST", path="/v1/activate", body=None,
-            timeout=6, source=None):  # pylint: disable=too-many-arguments
+            timeout=20, source=None):  # pylint: disable=too-many-arguments
     """(status, answer) or None if there was no TLS connection or no answer."""
     context = ssl.create_default_context(cafile=certificates.path("ca.pem"))
     if name:
@@ -295,9 +295,13 @@ def test_behind_the_fence_no_seat_is_given(service, certificates, vendor, databa
     service.active(EPOCH[0])
     EPOCH[0] += 1
     database.raise_fence(EPOCH[0], "node-b")  # the other node took over, this one knows nothing
-    answer = refused(request(service, certificates, "d1"))
-    assert answer in ((503, "not_active"), (503, "database_unavailable"))
-    assert refused(request(service, certificates, "d1")) == (503, "not_active")
+
+    def told():
+        answer = refused(request(service, certificates, "d1"))
+        assert answer in ((503, "not_active"), (503, "database_unavailable"))
+        return answer == (503, "not_active")
+
+    world.eventually("it knows", told)
     assert seats(database, licence_id(licence)) == 0
 
 

@@ -180,7 +180,7 @@ def test_a_key_of_another_certificate_is_a_wrong_configuration(folder, database,
         path = staticmethod(lambda name: certificates.path(
             "other.key" if name == "server.key" else name))
     manager = Manager(folder, database, Wrong)
-    assert manager.process.wait(5) == 78
+    assert manager.process.wait(20) == 78
     manager.stop()
     assert "is not the key of" in manager.log_text()
 
@@ -286,7 +286,7 @@ def test_who_waits_for_events_is_told_at_once(manager, database):
     fenced(database, "SELECT redoubt.event_add(NULL, 'test_event', 'info', '{}')")
     thread.join(10)
     assert [e["kind"] for e in told[0][0].json["items"]] == ["test_event"]
-    assert told[0][1] - start < 2
+    assert told[0][1] - start < 5
 
 
 def test_who_waits_is_told_when_the_role_ends(manager):
@@ -296,7 +296,7 @@ def test_who_waits_is_told_when_the_role_ends(manager):
     thread.start()
     time.sleep(0.5)
     manager.standby()
-    thread.join(3)
+    thread.join(10)
     assert told[0].error() == (503, "not_active")
 
 
@@ -314,7 +314,7 @@ def test_the_watchdog_is_fed_and_signals_end_it(manager):
     eventually("a watchdog", lambda: "WATCHDOG=1" in manager.notes)
     eventually("a status", lambda: "active epoch=" in manager.status())
     manager.process.terminate()
-    assert manager.process.wait(5) == 0
+    assert manager.process.wait(20) == 0
 
 
 def test_it_checks_its_configuration(standby):

@@ -399,8 +399,9 @@ def test_what_cannot_be_had_keeps_nothing_else_away(store):
                 lambda: not mirror.state()["prepared"])
     active = store.mirror("node-a")
     active.lease(store.epoch)
-    active.wait("nobody has it", lambda: active.state().get("lost") == 1)
-    assert active.state()["prepared"] and active.shown() == {"public/sig/x": b"second"}
+    active.wait("nobody has it", lambda: active.state().get("lost") == 1
+                and active.state()["prepared"])
+    assert active.shown() == {"public/sig/x": b"second"}
     mirror.wait("and so the other one waits no more", lambda: mirror.state()["prepared"])
     assert mirror.state()["damaged_now"] == 1 and "custom" in mirror.state()["why"]
     mirror.kill()
@@ -431,8 +432,9 @@ def test_what_was_named_wrongly_keeps_nothing_else_away(store, size):
     mirror = store.mirror()
     mirror.lease(store.epoch)
     mirror.wait("the others' files", lambda: mirror.shown() == FILES)
-    mirror.wait("nobody has it", lambda: mirror.state()["lost"] == 1)
-    assert mirror.state()["prepared"] and "package:1" in mirror.state()["why"]
+    mirror.wait("nobody has it", lambda: mirror.state()["lost"] == 1
+                and mirror.state()["prepared"])
+    assert "package:1" in mirror.state()["why"]
 
 
 def bad_sector(path):
@@ -475,11 +477,11 @@ def test_a_file_of_the_share_that_cannot_be_read_keeps_none_away(world, tmp_path
         passive = store.mirror("node-b")
         passive.wait("all but one", lambda: passive.state().get("missing") == 1)
         active.lease(store.epoch)
-        passive.wait("told", lambda: passive.state()["damaged"] == 1)
+        passive.wait("told", lambda: passive.state()["damaged"] >= 1)
         # What was set aside keeps its sector; a file that is written anew has another.
-        active.wait("written anew", lambda: active.state()["damaged"] == 1)
+        active.wait("written anew", lambda: active.state()["damaged"] >= 1)
         (tmp_path / "bad").write_text("")
-        active.wait("healed", lambda: active.state()["healed"] == 1)
+        active.wait("healed", lambda: active.state()["healed"] >= 1)
         passive.prepared()
         assert passive.shown() == files and read(store.on_share(first)) == first
     finally:
@@ -507,6 +509,7 @@ def test_a_list_that_climbs_changes_nothing(store):
             store.write("DELETE FROM redoubt.publication WHERE path = %s", path)
             store.database.query("NOTIFY redoubt, 'published'")
             mirror.wait("the good list", lambda: not mirror.state()["refused"])
+            mirror.prepared()  # its tree is there, too
     finally:
         store.write("DELETE FROM redoubt.publication WHERE blob = %s", digest)
         store.database.query("ALTER TABLE redoubt.publication ADD CONSTRAINT "

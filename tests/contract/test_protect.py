@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs root, clamd and freshclam")
 
 
-def eventually(what, check, seconds=15.0):
+def eventually(what, check, seconds=30.0):
     end = time.monotonic() + seconds
     while True:
         value = check()
@@ -561,7 +561,7 @@ def test_the_policy_schedules_updates(updating, folder):
     put(os.path.join(folder, "plan.ndb"), b"Plan:0:*:" + b"planned".hex().encode() + b"\n")
     updating.policy(update__custom_urls=[f"{mirror.url}/plan.ndb"])
     # The first one comes within a minute, at a moment of its own.
-    eventually("freshclam asks", lambda: "/plan.ndb" in mirror.asked, 75)
+    eventually("freshclam asks", lambda: "/plan.ndb" in mirror.asked, 90)
     mirror.stop()
 
 
@@ -647,7 +647,8 @@ def test_block_refuses_the_open(watched):
     evil = put(os.path.join(watched.top, "evil"), MARKER)
     good = put(os.path.join(watched.top, "good"), b"nothing")
     excluded = put(os.path.join(watched.top, "excluded"), MARKER)
-    watch(watched, "block", quarantine__enabled=False, exclusions__paths=[excluded])
+    watch(watched, "block", quarantine__enabled=False, exclusions__paths=[excluded],
+          onaccess__timeout_ms=15000)
     assert can_open(good)[0] and can_open(excluded)[0]
     assert not can_open(evil)[0] and not can_open(evil)[0]
     eventually("it is told", lambda: watched.events("threat_not_cured"))
@@ -660,7 +661,7 @@ def test_block_refuses_the_open(watched):
 
 def test_a_file_that_was_restored_may_be_opened(watched):
     evil = put(os.path.join(watched.top, "evil"), MARKER)
-    watch(watched, "block")
+    watch(watched, "block", onaccess__timeout_ms=15000)
     assert not can_open(evil)[0]
     item = eventually("it is taken", lambda: watched.events("quarantine_added"))[0]["item"]
     assert not os.path.exists(evil)
@@ -690,7 +691,7 @@ def test_a_dead_engine_lets_everybody_pass(watched, engine):
     engine.kill()
     for path in files:
         allowed, took = can_open(path)
-        assert allowed and took < 2.8, took
+        assert allowed and took < 5, took
     eventually("clamd is back", engine.answers, 30)
 
 
@@ -700,7 +701,7 @@ def test_a_hanging_listener_is_ended(watched):
     _, listener = listener_of(watched)
     os.kill(listener, signal.SIGSTOP)
     allowed, took = can_open(path)
-    assert allowed and took < 6, took
+    assert allowed and took < 10, took
     eventually("it is told", lambda: watched.events("realtime_failed"))
     assert "hung" in watched.events("realtime_failed")[0]["why"]
     eventually("it watches again", lambda: watched.facts()["realtime"] == "block", 20)
@@ -715,7 +716,7 @@ def test_a_dead_part_hangs_nobody(watched, who):
     victim = {"listener": listener, "watchman": watchman, "agent": watched.process.pid}[who]
     os.kill(victim, signal.SIGKILL)
     allowed, took = can_open(path)
-    assert allowed and took < 3, took
+    assert allowed and took < 6, took
     eventually("the old listener is gone", lambda: not os.path.exists(f"/proc/{listener}"))
     if who == "agent":
         watched.process.wait()
@@ -727,7 +728,7 @@ def test_a_dead_part_hangs_nobody(watched, who):
 def test_a_stopped_agent_delays_nobody(watched):
     good = put(os.path.join(watched.top, "good"), b"nothing")
     evil = put(os.path.join(watched.top, "evil"), MARKER)
-    watch(watched, "block", quarantine__enabled=False)
+    watch(watched, "block", quarantine__enabled=False, onaccess__timeout_ms=15000)
     watched.process.send_signal(signal.SIGSTOP)
     try:
         assert can_open(good)[0]
@@ -740,9 +741,9 @@ def test_a_stopped_agent_delays_nobody(watched):
 def test_a_scan_and_on_access_do_not_wait_for_each_other(watched):
     for n in range(100):
         put(os.path.join(watched.top, f"f{n}"), b"nothing %d" % n)
-    watch(watched, "block", onaccess__timeout_ms=5000)
+    watch(watched, "block", onaccess__timeout_ms=20000)
     begin = time.monotonic()
     run = watched.run("scan", mode="paths", paths=[watched.top], cpu_percent=100)
     counts = watched.done(run)["result"]["counts"]
     assert counts["scanned"] == 100 and counts["errors"] == 0
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20

@@ -74,10 +74,10 @@ def test_the_active_node_brings_a_set_and_then_what_is_newer(store, source):
     source.asked.clear()
     update_now(store)  # nothing newer: one request
     eventually("it looks", lambda: source.asked)
-    lay_out(source.folder, 6)
     eventually("it is told", lambda: store.database.query(
         "SELECT next_at > now() FROM redoubt.signature_source") == [(True,)])
     assert source.files() == ["test.cvd"]
+    lay_out(source.folder, 6)
     update_now(store)
     mirror.wait("version 6", lambda: version(store) == 6)
     mirror.prepared()
@@ -96,6 +96,7 @@ def test_the_passive_node_asks_nobody(store, source):
     mirror = active(store)
     mirror.wait("version 4", lambda: version(store) == 4)
     passive.prepared()
+    mirror.prepared()
     assert sig(passive) == sig(mirror)
     count = len(source.asked)
     mirror.kill()

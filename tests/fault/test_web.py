@@ -20,7 +20,7 @@ import threading
 import time
 
 PROGRAM = sys.argv[1]
-PATIENCE = 10.0
+PATIENCE = 30.0
 NGINX = "/usr/sbin/nginx"
 SECRET = b"a secret of thirty-two bytes, or"
 MTIME = 1_700_000_000
@@ -169,12 +169,12 @@ class Daemon:
             connection.close()
 
     def get(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request("GET", "/")
             answer = connection.getresponse()
             return answer.status, answer.headers.get("X-Redoubt-Node"), answer.read()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return None
         finally:
             connection.close()
@@ -284,7 +284,8 @@ def a_dead_worker_is_a_failure(d):
     d.activate()
     os.kill(d.nginx()[1][0], signal.SIGKILL)
     assert d.ends() == 1
-    assert "worker" in d.text()
+    # Its connections are closed before it is gone: a health request may see it first.
+    assert "the nginx worker" in d.text() or "health request" in d.text()
 
 
 def a_dead_master_is_a_failure_and_leaves_nothing(d):
@@ -516,7 +517,7 @@ TESTS = [
     (a_dead_worker_is_a_failure, {}),
     (a_dead_master_is_a_failure_and_leaves_nothing, {}),
     (a_stopped_worker_is_a_failure, {}),
-    (while_it_answers_the_watchdog_is_fed, {"watchdog_ms": 600}),
+    (while_it_answers_the_watchdog_is_fed, {"watchdog_ms": 3000}),
     (it_ends_with_the_daemon, {}),
     (sigterm_ends_it_in_order, {}),
     (what_is_public_is_on_both_ports_and_private_needs_a_link, {"store": True}),
