@@ -34,7 +34,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def eventually(what, check, seconds=10.0):
+def eventually(what, check, seconds=20.0):
     """Waits until check() is true; fails with `what` otherwise."""
     end = time.monotonic() + seconds
     while True:
@@ -333,7 +333,7 @@ class Refused(Exception):
 class Device:
     """A device that speaks OpAMP over WebSocket, written without the product's code."""
 
-    def __init__(self, port, certificates, name, identity, upgrade=True, timeout=5):
+    def __init__(self, port, certificates, name, identity, upgrade=True, timeout=20):
         context = ssl.create_default_context(cafile=certificates.path("ca.pem"))
         if name:
             context.load_cert_chain(certificates.path(name + ".pem"),

@@ -105,6 +105,7 @@ class Server:
             threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
 
     def _serve(self, plain):
+        link = None
         with contextlib.suppress(OSError, ConnectionError, EOFError, ValueError):
             with self.context.wrap_socket(plain, server_side=True) as link:
                 self._upgrade(link)
@@ -123,10 +124,19 @@ class Server:
                         self.messages.append(message)
                         self.uid = message[1][0]
                         answers = self.answer(message, first)
-                    for one in answers:
-                        self._write(link, b"\0" + field(1, self.uid) + one)
-                    if first:
-                        self.link, first = link, False
+                        if first:  # before anybody sees the message, and speaks to its sender
+                            self._answer(link, answers)
+                            self.link = link
+                    if not first:
+                        self._answer(link, answers)
+                    first = False
+        with self.lock:
+            if self.link is link:
+                self.link = None  # a test that waits for the next one has no use for it
+
+    def _answer(self, link, answers):
+        for one in answers:
+            self._write(link, b"\0" + field(1, self.uid) + one)
 
     @staticmethod
     def _take(link, size):

@@ -165,7 +165,7 @@ def check_acks(agent, database):
     return acked
 
 
-def wait_acks(agent, more, seconds=15):
+def wait_acks(agent, more, seconds=30):
     start = len(agent.acked())
     eventually(f"{more} more reports are stored\n{agent.log_text()[-3000:]}",
                lambda: len(agent.acked()) >= start + more, seconds)
@@ -192,7 +192,7 @@ def test_nothing_is_lost_while_the_server_is_away(agent, daemon, database):
     wait_acks(agent, 2)
     daemon.standby()
     eventually("reports wait", lambda: agent.status()["reports"]["pending"] >= 5)
-    assert not agent.status()["connected"]
+    eventually("it is not connected", lambda: not agent.status()["connected"])
     agent.stop(signal.SIGKILL)  # and a crash of the agent on top
     agent.start()
     eventually("it is back", lambda: agent.status() is not None)
@@ -211,8 +211,8 @@ def test_it_is_back_within_a_second(agent, daemon, database):
         daemon.standby()
         time.sleep(1.5)
         database.raise_fence(daemon.epoch + n)
-        begin = time.monotonic()
         daemon.active(daemon.epoch + n)
+        begin = time.monotonic()  # how long the server takes is not the agent's
         eventually("connected", lambda: agent.status()["connected"], 5)
         assert time.monotonic() - begin < 3  # generous: a busy machine
         wait_acks(agent, 1)
@@ -223,7 +223,7 @@ def test_while_the_database_is_away_reports_wait(agent, database):
     database.stop()
     try:
         eventually("reports wait", lambda: agent.status()["reports"]["pending"] >= 5)
-        assert agent.status()["trouble"]
+        eventually("it says why", lambda: agent.status()["trouble"])
     finally:
         database.start()
     wait_acks(agent, 5)

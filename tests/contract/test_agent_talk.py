@@ -155,7 +155,7 @@ def test_nothing_is_lost_or_doubled_when_connections_break(make, server):
 
     server.answer = sometimes
     agent.start()
-    eventually("all arrive", lambda: agent.waiting() == 0 and agent.status(), 20)
+    eventually("all arrive", lambda: agent.waiting() == 0 and agent.status(), 40)
     assert len(cuts) == 6
     assert numbers(server) == list(range(1, 601)) and not server.gaps
 
@@ -302,13 +302,17 @@ def test_garbage_from_the_server_is_bounded(make, server, garbage):
 @pytest.mark.parametrize("patience", [0, 60000])
 def test_how_long_the_server_may_be_silent(make, server, patience):
     """What the device is configured for, or what the session asks for, if that is longer."""
-    server.deaf = True
+    server.deaf, server.epoch = True, 9
     server.hello = [custom(SESSION, "session", {"spread_ms": 0, "backoff_max_ms": 0,
                                                 "dead_after_ms": patience, "epoch": 9})]
     agent = make(dead_after_ms=300).start()
-    server.connected()
-    time.sleep(2)
-    assert ("fallen silent" in agent.log_text()) == (patience == 0)
+    eventually("it knows the session", lambda: agent.status().get("epoch") == 9)
+    before = agent.log_text().count("fallen silent")  # until then it has its own patience
+    if patience == 0:
+        eventually("it gives up", lambda: "fallen silent" in agent.log_text())
+    else:
+        time.sleep(2)
+        assert agent.log_text().count("fallen silent") == before
 
 
 def test_after_a_loss_it_comes_back_within_the_spread(make, server):
@@ -324,7 +328,7 @@ def test_after_a_loss_it_comes_back_within_the_spread(make, server):
         begin = time.monotonic()
         server.connected()
         waits.append(time.monotonic() - begin)
-    assert max(waits) < 2.5 and max(waits) - min(waits) > 0.01, waits
+    assert max(waits) < 4 and max(waits) - min(waits) > 0.01, waits
 
 
 def test_a_full_disk_keeps_events_in_memory_and_takes_no_order(make, server, folder):
@@ -353,7 +357,7 @@ def test_a_full_disk_keeps_events_in_memory_and_takes_no_order(make, server, fol
     assert not server.of_kind("policy_failed") and not about(server, "run_accepted", run)
     assert agent.process.poll() is None
     os.remove(os.path.join(inside, "filler"))
-    eventually("they are told", lambda: len(server.of_kind("policy_failed")) == 3)
+    eventually("they are told", lambda: len(server.of_kind("policy_failed")) == 3, 40)
     assert [e["data"]["hash"] for e in server.of_kind("policy_failed")] == [d.hex() for d in bad]
     server.assign(run)
     eventually("the order is taken", lambda: about(server, "run_accepted", run))
@@ -441,13 +445,13 @@ def test_a_task_survives_a_crash_and_is_still_one(make, server):
 def test_a_held_task_waits_and_an_expired_one_is_told(make, server):
     agent = make().start()
     server.connected()
-    held, late = order(not_before=unix_s() + 2), order(not_after=unix_s() - 10)
+    held, late = order(not_before=unix_s() + 6), order(not_after=unix_s() - 10)
     server.assign(held, late)
     eventually("it is accepted", lambda: about(server, "run_accepted", held))
     server.say(custom(TASKS, "pause", {"runs": [held["run"]]}))
     eventually("it is expired", lambda: about(server, "run_finished", late))
     assert about(server, "run_finished", late)[0]["data"]["outcome"] == "expired"
-    time.sleep(3)
+    time.sleep(max(0, held["not_before"] + 1.5 - time.time()))
     assert not about(server, "run_finished", held)
     assert agent.status()["runs"]["list"][0]["state"] == "paused"
     server.say(custom(TASKS, "resume", {"runs": [held["run"]]}))
@@ -637,7 +641,7 @@ def test_an_address_that_does_not_work_is_not_kept(make, server, certificates, f
         server.connected()
         server.say(settings(b"two", f"wss://127.0.0.1:{other.port}/v1/opamp"))
         eventually("it gives up", lambda: server.states(15)[-1:]
-                   and server.states(15)[-1][:2] == (b"two", FAILED), 45)
+                   and server.states(15)[-1][:2] == (b"two", FAILED), 60)
         assert "certificate" in server.states(15)[-1][2]
         assert other.connections == 0 and server.connections == 1
         assert agent.status()["server"] == f"127.0.0.1:{server.port}"
@@ -685,10 +689,10 @@ def test_it_beats_when_there_is_nothing_to_say(make, server):
     make().start()
     server.connected()
     time.sleep(1.5)
-    before = len(server.messages)
+    begin, before = time.monotonic(), len(server.messages)
     time.sleep(3.5)
     beats = [m for m in server.messages[before:] if set(m) <= {1, 2, 4}]
-    assert 2 <= len(beats) <= 4
+    assert 2 <= len(beats) <= time.monotonic() - begin + 1
 
 
 def test_status_is_readable_for_people(make, server):

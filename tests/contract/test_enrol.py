@@ -337,7 +337,7 @@ def test_renewals_are_signed_from_the_queue(computer, manager, database):
                            (json.dumps([{"device": device, "refresh": True}]),))
             return cursor.fetchone()[0]["hello"].get("certificate")
 
-        pem = eventually("it is signed", answer, 5)
+        pem = eventually("it is signed", answer)
         # A request for somebody else's identity is refused, and told.
         wrong = run("openssl", "req", "-new", "-key",
                     str(computer.folder / "in/device.key"), "-subj",
@@ -352,7 +352,7 @@ def test_renewals_are_signed_from_the_queue(computer, manager, database):
             row = cursor.fetchone()
             return row and row[0]["csr"].get("refused")
 
-        assert "another device" in eventually("it is refused", refused, 5)
+        assert "another device" in eventually("it is refused", refused)
     link.close()
     path = computer.folder / "renewed.pem"
     path.write_text(pem)
