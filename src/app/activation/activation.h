@@ -55,8 +55,8 @@ struct held {
     int64_t until;      /* no lease may be longer */
     uint64_t used;      /* seats, when it was read */
     /* by the vendor's clock; 0: it is not from a code, or there is none */
-    int64_t answered,
-        answer_by; /* the vendor's last answer; when the next must be here */
+    int64_t answered;  /* the vendor's last answer */
+    int64_t answer_by; /* when the next must be here */
 };
 
 struct activation {

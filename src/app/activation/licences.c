@@ -142,7 +142,7 @@ static const struct {
     enum refusal r;
 } states[] = {
     { "valid", REFUSED_NOT },
-    { "grace", REFUSED_NOT },
+    { "grace", REFUSED_NOT }, /* right behind it: count() */
     { "pending", REFUSED_PENDING },
     { "refused", REFUSED_REFUSED },
     { "other_cluster", REFUSED_OTHER_CLUSTER },

@@ -12,8 +12,8 @@
 
 #include "sys/blob/blob_private.h"
 
-/* Work for a CPU that would wait while all hands wait for the server.  Measured: with 3 an eighth less
- * of 1 GiB each second, with 16 no more; the file mapped instead of read is slower. */
+/* Work for a CPU that would wait while all hands wait for the server.  3 were slower, 16 no faster,
+ * and so was the file mapped instead of read: ./dev bench web --only publish. */
 enum { BLOB_FEED = 12 };
 
 struct blob_feed;
