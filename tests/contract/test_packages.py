@@ -2,6 +2,7 @@
 by openssl."""
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -371,6 +372,61 @@ def test_what_is_missing_or_damaged_is_told_and_repaired(empty, deb, large):
     assert told == [{"sha256": first["sha256"], "share": "good", "here": "repaired"}]
 
 
+def two_days_pass(world, *more):
+    old = time.time() - 2 * 86400
+    clock = f"{world.files.folder}/data/upload/clock"  # what ages are told by
+    for path in (clock, *more, *(world.blob(b) for b in world.on_share("blob"))):
+        with open(path, "ab"):
+            os.utime(path, (old, old))
+    world.fenced("UPDATE redoubt.blob SET added_at = added_at - interval '2 days'")
+
+
+def stop_while_it_reads(process, path):
+    """Stops it with this file open; false: it was too fast for us."""
+    folder = f"/proc/{process.pid}/fd"
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            if path in [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]:
+                process.send_signal(signal.SIGSTOP)
+                os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+                if path in [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]:
+                    return True
+                process.send_signal(signal.SIGCONT)
+    return False
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_what_is_withdrawn_and_removed_meanwhile_is_no_problem(empty, large, tmp_path, collected):
+    first = empty.json("package", "publish", large, "--name", "a", "--version", "1")["sha256"]
+    later = next(n for n in range(10000)
+                 if hashlib.sha256(b"%d" % n).hexdigest() > first)
+    (tmp_path / "b.bin").write_bytes(b"%d" % later)
+    second = empty.json("package", "publish", str(tmp_path / "b.bin"), "--name", "b",
+                        "--version", "1")
+    empty.run("store", "verify", "--repair")
+    folder = f"{empty.folder}/store/blob"
+    for _ in range(20):
+        shutil.copy(tmp_path / "b.bin", f"{folder}/{second['sha256']}")
+        with subprocess.Popen(empty.argv("store", "verify", "--json"), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, text=True) as process:
+            try:
+                stopped = stop_while_it_reads(process, f"{folder}/{first}")
+                if stopped:
+                    empty.run("package", "remove", second["id"], "--yes")
+                    os.unlink(f"{folder}/{second['sha256']}")
+                    if collected:
+                        two_days_pass(empty)
+                        empty.run("store", "collect")
+                        assert not os.path.exists(empty.blob(second["sha256"]))
+            finally:
+                process.send_signal(signal.SIGCONT)
+            out, _ = process.communicate(timeout=60)
+        if stopped:
+            break
+    assert stopped and json.loads(out) == {"verified": 2, "problems": []}
+    assert process.returncode == 0
+
+
 def test_what_nothing_refers_to_is_collected_when_it_is_old(empty, deb, large):
     kept = empty.json("package", "publish", str(deb))
     gone = empty.json("package", "publish", large, "--name", "b", "--version", "1")
@@ -383,11 +439,7 @@ def test_what_nothing_refers_to_is_collected_when_it_is_old(empty, deb, large):
     assert empty.json("store", "collect") == {"forgotten": 0, "files_removed": 0,
                                               "leavings_removed": 0, "leavings_bytes": 0}
     assert len(empty.on_share("blob")) == 3 and os.path.exists(stale)
-    old = time.time() - 2 * 86400
-    clock = f"{empty.files.folder}/data/upload/clock"  # what ages are told by
-    for path in (clock, stale, *(empty.blob(b) for b in empty.on_share("blob"))):
-        os.utime(path, (old, old))
-    empty.fenced("UPDATE redoubt.blob SET added_at = added_at - interval '2 days'")
+    two_days_pass(empty, stale)
     told = empty.json("store", "collect")
     assert (told["forgotten"], told["files_removed"], told["leavings_removed"]) == (1, 2, 1)
     assert empty.on_share("blob") == [kept["sha256"]] and empty.on_share("upload") == []

@@ -344,6 +344,44 @@ static bool is_state(const char *state, const char *what)
     return state && strcmp(state, what) == 0;
 }
 
+/* What the DBMS says of one blob; false: it does not know it, or (result) does not say. */
+static bool ask(struct ctl *c, const struct blob_id *id, struct manage_answer *out,
+                int *result)
+{
+    struct where w;
+
+    *out = (struct manage_answer){ .body = NULL };
+    where_start(&w, "/v1/store/blobs");
+    where_add(&w, id->hex);
+    *result = manage_call(
+        c, &(struct manage_call){ .method = "GET", .path = w.buf, .quiet = 404 }, out);
+    if (*result == CTL_OK)
+        return true;
+    if (out->status == 404)
+        *result = CTL_OK;
+    return false;
+}
+
+/* What is missing may be what is no longer wanted: while others were read it was withdrawn,
+ * and its node or the collection removed it. */
+static int ask_again(struct publish *p, struct known *k)
+{
+    struct manage_answer a;
+    int r;
+
+    if (!is_state(k->share_state, "missing") && !is_state(k->local_state, "missing"))
+        return CTL_OK;
+    const bool known = ask(p->c, &k->b.id, &a, &r);
+
+    k->published = known && json_array_size(json_object_get(a.body, "paths")) > 0;
+    json_decref(a.body);
+    if (!known && is_state(k->share_state, "missing"))
+        k->share_state = NULL;
+    if (!k->published && is_state(k->local_state, "missing"))
+        k->local_state = NULL;
+    return r;
+}
+
 /* From the good copy to the other one, if there is one. */
 static void repair(struct publish *p, struct known *k)
 {
@@ -390,9 +428,10 @@ static int read_all(struct table *t, struct publish *p)
             progress_end(&r.progress);
             return interrupted(t->c);
         }
-        if (t->c->opt.prune && (k->share_state || k->local_state))
+        result = ask_again(p, k);
+        if (result == CTL_OK && t->c->opt.prune && (k->share_state || k->local_state))
             repair(p, k);
-        if (smb_is_lost(p->smb))
+        if (result == CTL_OK && smb_is_lost(p->smb))
             result = publish_connect(p);
     }
     progress_end(&r.progress);
@@ -455,20 +494,17 @@ int cmd_store_verify(struct ctl *c)
 /* ---- collect ---- */
 
 /* blob_is_known: asks the API. */
-static enum err ask(void *arg, const struct blob_id *id, bool *out, struct err_info *info)
+static enum err is_known(void *arg, const struct blob_id *id, bool *out,
+                         struct err_info *info)
 {
-    struct manage_answer a = { .body = NULL };
-    struct where w;
+    struct manage_answer a;
+    int r;
 
-    where_start(&w, "/v1/store/blobs");
-    where_add(&w, id->hex);
-    int r = manage_call(
-        arg, &(struct manage_call){ .method = "GET", .path = w.buf, .quiet = 404 }, &a);
+    *out = ask(arg, id, &a, &r);
     json_decref(a.body);
-    if (r != CTL_OK && a.status != 404)
-        return err_set(info, ERR_STATE, 0, "the server does not say whether it is known");
-    *out = r == CTL_OK;
-    return ERR_OK;
+    return r == CTL_OK ? ERR_OK
+                       : err_set(info, ERR_STATE, 0,
+                                 "the server does not say whether it is known");
 }
 
 /* The DBMS forgets what nothing refers to. */
@@ -503,7 +539,7 @@ static int remove_strangers(struct table *t, struct publish *p, uint64_t *count)
 
         if (!blob_id_parse(&id, str_of(json_string_value(word))))
             continue;
-        enum err e = blob_share_remove(p->smb, &id, ask, t->c, &removed, &info);
+        enum err e = blob_share_remove(p->smb, &id, is_known, t->c, &removed, &info);
         if (e == ERR_STATE)
             return CTL_FAILED; /* it was said why */
         if (e != ERR_OK && smb_is_lost(p->smb))
@@ -555,7 +591,7 @@ int cmd_store_collect(struct ctl *c)
     if (r == CTL_OK)
         r = remove_strangers(&t, &p, &files);
     if (r == CTL_OK) {
-        enum err e = blob_share_clean(p.smb, grace_s, ask, c, &left, &info);
+        enum err e = blob_share_clean(p.smb, grace_s, is_known, c, &left, &info);
 
         if (e != ERR_OK)
             r = e == ERR_STATE ? CTL_FAILED : share_failed(c, &info);
