@@ -194,8 +194,8 @@ enum alarm_severity { ALARM_NOTE, ALARM_WARNING, ALARM_ERROR };
     X(ALARM_CONTENT_DAMAGED, "content_damaged", ALARM_WARNING,                           \
       "A published file was damaged",                                                    \
       "Its bytes were not those of its digest. A file of this node is fetched again "    \
-      "from the data share; one of the share is written again by the active node from "  \
-      "its own copy. A damaged file is not served.",                                     \
+      "from the data share; one of the share is written again from the copy of a node. " \
+      "A damaged file is not served.",                                                   \
       "If it says healed, nothing must be done, but a disk or the memory of that "       \
       "machine may be failing: see its kernel log. If not, publish the file again.")     \
     X(ALARM_DATA_UNREACHABLE, "data_unreachable", ALARM_WARNING,                         \

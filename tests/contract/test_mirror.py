@@ -360,6 +360,29 @@ def test_a_damaged_file_of_the_share_is_healed_by_the_active_node_only(store):
     assert passive.state()["damaged_now"] == 0 and passive.shown() == {"public/one": body}
 
 
+@pytest.mark.parametrize("left", [True, False], ids=["damaged", "missing"])
+def test_the_only_good_copy_may_be_that_of_the_passive_node(store, left):
+    body = b"precious" * 5000
+    store.publish({"public/one": body})
+    active, passive = store.mirror("node-a"), store.mirror("node-b")
+    active.lease(store.epoch)
+    for one in (active, passive):
+        one.prepared()
+    damage(active.blob(body))
+    if left:
+        damage(store.on_share(body))
+    else:
+        os.unlink(store.on_share(body))
+    active.say("verify")
+    active.wait("its own is healed", lambda: os.path.exists(active.blob(body))
+                and read(active.blob(body)) == body)
+    assert read(store.on_share(body)) == body
+    for one in (active, passive):
+        one.wait("no alarm", lambda: one.state()["damaged_now"] == 0)
+        one.prepared()
+        assert one.state()["lost"] == 0 and one.shown() == {"public/one": body}
+
+
 def test_without_a_good_copy_nothing_is_overwritten(store):
     body = b"precious" * 5000
     store.publish({"public/one": body, "public/two": b"two"})

@@ -161,7 +161,8 @@ static void heard(struct mirror *m, const PGnotify *n)
             m->db.read = (struct mono){ 0 };
         m->news = m->news || m->db.read.us == 0;
     } else if (str_starts(text, STR("damaged "))) {
-        suspect(m, (struct str){ text.p + 8, text.n - 8 });
+        if (mirror_is_active(m, NULL))
+            suspect(m, (struct str){ text.p + 8, text.n - 8 });
     } else if (str_starts(text, STR("healed "))) {
         struct blob_id id;
 
@@ -173,6 +174,8 @@ static void heard(struct mirror *m, const PGnotify *n)
 
         if (blob_id_parse(&id, (struct str){ text.p + 5, text.n - 5 }))
             content_is_lost(m, &id);
+        if (!mirror_is_active(m, NULL)) /* it may be here */
+            suspect(m, (struct str){ text.p + 5, text.n - 5 });
     } else if (str_is(text, "verify")) {
         scrub_start(m);
     }

@@ -2,7 +2,8 @@
  * scrub: every blob is read again now and then; what is damaged is healed from the good copy.
  *
  * A damaged blob of the disk is removed and fetched again (content.c).  One of the share is
- * written anew by the active node only, from its own copy, which it verifies while it reads.
+ * written anew by the active node, from its own copy, which it verifies while it reads; if it
+ * has none it says so ("lost"), and the other node does it if that has one.
  */
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -82,14 +83,13 @@ static enum err heal_share(struct mirror *m, struct smb *s, const struct blob *b
                            bool damaged, struct err_info *why)
 {
     const struct blob_watch watch = mirror_watch(m);
-    enum err e = ERR_OK;
-
-    if (!mirror_is_active(m, NULL))
-        return ERR_STALE;
     /* The good copy first: a damaged one is better than none. */
-    e = blob_local_verify(m->conf.web.store, b, &watch, why);
-    if (e == ERR_CORRUPT || e == ERR_NOT_FOUND || e == ERR_IO)
-        db_tell(m, "lost", &b->id); /* to both: nobody waits for it */
+    enum err e = blob_local_verify(m->conf.web.store, b, &watch, why);
+
+    /* To both: nobody waits for it, and who has it brings it. */
+    if ((e == ERR_CORRUPT || e == ERR_NOT_FOUND || e == ERR_IO) &&
+        mirror_is_active(m, NULL))
+        db_tell(m, "lost", &b->id);
     if (e == ERR_OK && damaged)
         e = blob_share_set_aside(s, &b->id, why);
     if (e == ERR_OK)
@@ -155,17 +155,21 @@ static const struct blob *find(const struct list *l, const struct blob_id *id)
     return NULL;
 }
 
-/* What the other node, or this one, could not fetch. */
+static bool may_heal(const struct mirror *m, const struct blob *b)
+{
+    struct err_info ignored;
+
+    return mirror_is_active(m, NULL) ||
+           blob_local_check(m->conf.web.store, b, &ignored) == ERR_OK;
+}
+
+/* What could not be fetched: the active node hears "damaged", the other one "lost". */
 static void look_at_suspects(struct mirror *m)
 {
-    if (!mirror_is_active(m, NULL)) {
-        m->suspect_count = 0;
-        return;
-    }
     while (m->suspect_count > 0) {
         const struct blob *b = find(m->list, &m->suspects[m->suspect_count - 1]);
 
-        if (b && look_at_share(m, b) == ERR_STATE)
+        if (b && may_heal(m, b) && look_at_share(m, b) == ERR_STATE)
             return; /* again in the next turn */
         m->suspect_count--;
     }
