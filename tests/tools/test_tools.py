@@ -106,6 +106,40 @@ def test_purity_wants_its_archives(tmp_path):
     assert run("check-pure", tmp_path / "none.a", tmp_path / "none.a").returncode == 1
 
 
+UNIT = "[Unit]\nDescription=x\n[Service]\nExecStart=/usr/bin/x\n"
+USER = 'u x - "X" /var/lib/x\n'
+
+
+def package_of(folder, unit, user=USER):
+    tree = folder / "tree"
+    write(tree / "DEBIAN/control", "Package: x\nVersion: 1\nArchitecture: all\n"
+          "Maintainer: x <x@example.org>\nDescription: x\n")
+    write(tree / "usr/bin/x", "#!/bin/sh\n")
+    (tree / "usr/bin/x").chmod(0o755)
+    if unit:
+        write(tree / "usr/lib/systemd/system/x.service", unit)
+    write(tree / "usr/lib/sysusers.d/x.conf", user)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, folder / "x.deb"],
+                   check=True, stdout=subprocess.DEVNULL)
+    return folder / "x.deb"
+
+
+def test_a_good_unit_is_good(tmp_path):
+    result = run("check-units", package_of(tmp_path, UNIT))
+    assert result.returncode == 0 and "1 units" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("unit, user, said", [
+    (UNIT + "KilMode=process\n", USER, "KilMode"),
+    (UNIT + "WatchdogSec=soon\n", USER, "soon"),
+    (UNIT.replace("bin/x", "bin/y"), USER, "/usr/bin/y"),
+    (UNIT, "user x\n", "modifier"),
+    ("", USER, "no unit")])
+def test_a_bad_unit_is_seen(tmp_path, unit, user, said):
+    result = run("check-units", package_of(tmp_path, unit, user))
+    assert result.returncode == 1 and said in result.stderr, result.stderr
+
+
 def test_junit_is_counted_by_cases(tmp_path):
     write(tmp_path / "a.xml", """<testsuites><testsuite name="s">
         <testcase name="good" classname="s"/>
