@@ -369,7 +369,7 @@ class Lab:
             told = self.status(node)
         except LabError:
             return None
-        return next((entry for entry in told["nodes"] if entry["name"] == node), None)
+        return self._entry(told, node)
 
     def active(self):
         """The node that says of itself that it is active; None if none does."""
@@ -387,22 +387,25 @@ class Lab:
         active = self.active()
         return None if active is None else self.other(active)
 
+    @staticmethod
+    def _entry(told, node):
+        return next((entry for entry in told["nodes"] if entry["name"] == node), None)
+
     def is_ready(self):
-        """One node active, the other prepared, and the active one knows it."""
+        """One node active, the other prepared, and each knows it of the other."""
         active = self.active()
         if active is None:
             return False
         other = self.other(active)
-        own = self.own_state(other)
-        # A node that has just lost the share says "ready" until it has noticed.
-        if not (own and own["ready"] and own["state"] == "ready" and own["share"]["ok"]):
-            return False
         try:
-            seen = self.status(active)["nodes"]
+            told, seen = self.status(other), self.status(active)
         except LabError:
             return False
-        return any(node["name"] == other and node["ready"] and node["state"] == "ready"
-                   for node in seen)
+        own, peer = self._entry(told, other), self._entry(seen, other)
+        # A node that has just lost the share says "ready" until it has noticed.
+        return bool(own and peer and told["active"] == active and own["ready"]
+                    and own["state"] == "ready" and own["share"]["ok"]
+                    and peer["ready"] and peer["state"] == "ready")
 
     def wait_ready(self, seconds=30):
         self.wait_for(self.is_ready, seconds, "one node is active and the other is ready", 0.02,
