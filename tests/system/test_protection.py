@@ -27,8 +27,14 @@ def test_a_threat_that_is_written_is_taken(bare_lab, client):
     bare_lab.wait_for(lambda: client.run("test", "-e", "/tmp/evil", check=False).returncode,
                       30, "the file is gone")
     assert client.run("cat", "/tmp/good").stdout == "good\n"
-    held = client.run("ls", "/var/lib/redoubt-agent/quarantine").stdout.split()
-    assert len([name for name in held if len(name) == 36]) == 1
+
+    def held():
+        names = client.run("ls", "/var/lib/redoubt-agent/quarantine").stdout.split()
+        return len([name for name in names if len(name) == 36])
+
+    # Until the file is surely gone, what is held of it has another name.
+    bare_lab.wait_for(held, 30, "the quarantine has it")
+    assert held() == 1
 
 
 def test_the_policy_by_default_is_kept_in_clamd(bare_lab, client):
