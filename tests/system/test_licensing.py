@@ -12,6 +12,7 @@ from redoubt_lab import LabError, confs, pki, plan
 LAB = {"devices": 2}
 SEATS, LIMIT = 40, 44
 DEVICES = 60
+LEASE_S = 300     # an agent that got no answer asks again in 60 to 90 s
 # Asks for one device after the other until each has a lease; tells every answer.
 LOADER = """
 import json, socket, ssl, sys, time
@@ -106,13 +107,13 @@ class Load:
 
     def _run(self):
         try:
-            told = self.host.run(*self.argv, timeout=120).stdout
+            told = self.host.run(*self.argv, timeout=300).stdout
             self.answers = [json.loads(line) for line in told.splitlines()]
         except Exception as error:  # pylint: disable=broad-except
             self.error = error
 
     def done(self):
-        self.thread.join(130)
+        self.thread.join(310)
         assert not self.thread.is_alive() and self.error is None, self.error
         return self.answers
 
@@ -148,7 +149,8 @@ def seats(scene, of=None):
 
 def test_whatever_breaks_each_code_is_activated_once_and_seats_add_up(scene, devices):
     agents = {plan.device_id(host) for host in scene.lab.managed()}
-    scene.lab.wait_for(lambda: set(seats(scene)) == agents, 60, "the agents have their leases")
+    scene.lab.wait_for(lambda: set(seats(scene)) == agents, LEASE_S,
+                       "the agents have their leases")
     ways = ("kill", "power", "share", "freeze")
     codes = {way: f"LAB0-BREAK-900{n}" for n, way in enumerate(ways)}
     # Those are of no use here: what counts is how often the vendor was asked for them.
@@ -166,7 +168,7 @@ def test_whatever_breaks_each_code_is_activated_once_and_seats_add_up(scene, dev
         breaks(scene, node, way)
         vendor_write(scene, "mode", "ok")
         switched(scene, node)
-        scene.lab.wait_for(lambda c=code: told(scene, c) == "other_cluster", 40,
+        scene.lab.wait_for(lambda c=code: told(scene, c) == "other_cluster", 120,
                            f"{way}: the code is active", 0.2)
         scene.lab.heal_everything()
     answers = load.done()
@@ -182,7 +184,7 @@ def test_whatever_breaks_each_code_is_activated_once_and_seats_add_up(scene, dev
     assert set(seats(scene)) == granted | agents  # those keep the leases that they have
     active, passive = scene.lab.active(), scene.lab.other(scene.lab.active())
     scene.lab.wait_for(lambda: metrics(scene, active).get("redoubt_licence_seats_taken") == LIMIT,
-                       15, "the metrics tell it")
+                       60, "the metrics tell it")
     shown = metrics(scene, active)
     assert (shown["redoubt_licence_seats"], shown['redoubt_licences{state="valid"}'],
             shown['redoubt_licences{state="other_cluster"}']) == (SEATS, 2, len(codes))
@@ -214,5 +216,5 @@ def test_the_vendor_is_away_and_the_nodes_switch(scene, devices):
     scene.lab.wait_for(lambda: "connect" in (told(scene, code, "error") or "").lower(), 30,
                        "the other node asks, too")
     scene.host("vendor").power_on()
-    scene.lab.wait_for(lambda: told(scene, code) == "valid", 60, "the vendor is asked again")
+    scene.lab.wait_for(lambda: told(scene, code) == "valid", 300, "the vendor is asked again")
     assert [a["code"] for a in books(scene)["activations"]].count(code) == 1
