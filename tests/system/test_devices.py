@@ -12,16 +12,18 @@ def engine(scene, host="client-1"):
 
 def test_reports_carry_what_the_engine_says(scene):
     scene.expect_reports()
+    scene.lab.wait_for(lambda: engine(scene)[1]["engine.state"] == "running", 30,
+                       "a report says that the engine is up")
     _, body = engine(scene)
-    assert body["engine.state"] == "running"
     version = scene.host("client-1").run("clamd", "--version").stdout
     assert body["engine.version"] in version
 
 
 def test_nodes_are_managed_devices_too(scene):
     for node in plan.NODES:
-        assert scene.lab.sql("select count(*) from redoubt.report where device_id = %s",
-                             plan.device_id(node))[0][0] > 0
+        scene.lab.wait_for(lambda node=node: scene.lab.sql(
+            "select 1 from redoubt.report where device_id = %s limit 1", plan.device_id(node)), 60,
+                           f"{node} has reported")
 
 
 def test_an_engine_that_dies_is_reported(scene):

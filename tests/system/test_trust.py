@@ -36,7 +36,7 @@ clamd = /run/clamav/clamd.ctl
                              check=False)
         return json.loads(done.stdout) if done.returncode == 0 else {}
 
-    def wait_connected(self, seconds=20):
+    def wait_connected(self, seconds=60):
         self.lab.wait_for(lambda: self.status().get("connection") == "connected", seconds,
                           "the newcomer is connected")
 
@@ -71,7 +71,7 @@ def test_a_device_is_refused_from_the_moment_it_is_revoked(scene):
     device.start(scene)
     device.wait_connected()
     scene.host(scene.lab.active()).run("redoubt", "device", "revoke", told["device"], "--yes")
-    scene.lab.wait_for(lambda: "revoked" in device.status().get("trouble", ""), 3,
+    scene.lab.wait_for(lambda: "revoked" in device.status().get("trouble", ""), 10,
                        "the device is told that it is revoked")
     # Nor by the other node, which gets the resumed session of another one.
     scene.host(scene.active).run("redoubt", "switchover")
