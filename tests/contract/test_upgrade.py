@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 import pytest
@@ -100,16 +101,15 @@ class Device:
             file.write("[agent]\n" + "".join(f"{k}={v}\n" for k, v in values.items())
                        + "[log]\nlevel=debug\n")
         self.process = None
-        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.notes = []  # what the agent told systemd, or who plays it
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(os.path.join(self.folder, "notify"))
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def notes(self):
-        """What the agent told systemd, or who plays it."""
-        found = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                found.append(self.notify.recv(4096).decode())
-        return found
+    def _listen(self):
+        """At once: the socket holds ten of them, and the next one is lost."""
+        while note := self.notify.recv(4096):
+            self.notes.append(note.decode())
 
     def start(self):
         with open(os.path.join(self.folder, "log"), "ab") as log:
@@ -158,15 +158,15 @@ class Device:
             return f.read()
 
     def stop(self):
+        """As a power cut does: none of them acts on the death of another."""
         for _ in range(500):
             left = self.running()
             if not left:
                 break
-            for pid, _ in left:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for pid, _ in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
             if self.process:
                 self.process.poll()
             time.sleep(0.02)
@@ -189,6 +189,7 @@ def _make(folder, server, certificates, shelf):
     yield make
     for device in made:
         device.stop()
+        device.notify.shutdown(socket.SHUT_RDWR)
 
 
 def offer(server, signer, web, path, version=NEW, **change):
@@ -223,7 +224,7 @@ def test_the_new_agent_takes_over_and_says_so(make, server, web, shelf, signer):
     assert device.has() == [NEW, "install ok installed"]
     eventually("the same process became the new program",
                lambda: device.agents() == [device.process.pid])
-    assert device.notes().count("READY=1") == 2, "systemd hears of it"
+    eventually("systemd hears of it", lambda: device.notes.count("READY=1") == 2)
     assert server.description()[1]["agent.version"] == NEW
     eventually("the event", lambda: server.of_kind("agent_upgraded"))
     assert server.of_kind("agent_upgraded")[0]["data"] == {"version": NEW, "from": OLD}
