@@ -24,7 +24,7 @@ def base(cluster):
 
 
 def installer(scene, *words):
-    """Made as soon as the node has the package of the agent, and the Web Server what was made."""
+    """Made as soon as the node has the package of the agent, and both nodes what was made."""
     node = scene.lab.wait_ready(60)
 
     def made():
@@ -32,6 +32,9 @@ def installer(scene, *words):
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     told = scene.lab.wait_for(made, 30, "the installer is made", 0.2)
+    serial = scene.lab.sql("SELECT serial FROM redoubt.publication_serial")[0][0]
+    for one in plan.NODES:
+        scene.lab.wait_for(lambda n=one: scene.lab.has_published(n, serial), 60, f"{one} has it")
     for key in ("script_url", "package_url"):
         scene.lab.wait_for(lambda url=told[key]: scene.host("admin").run(
             "curl", "-fsS", "-o", "/dev/null", "--cacert", "/etc/redoubt/ca.pem", url,
@@ -79,7 +82,7 @@ def test_one_command_installs_and_enrols(scene):
     fresh.start("agent")
     scene.later(lambda: purge(fresh))
     scene.later(lambda: fresh.stop("agent"))
-    scene.lab.wait_for(lambda: device(scene) and device(scene)[0][1] > 0, 40,
+    scene.lab.wait_for(lambda: device(scene) and device(scene)[0][1] > 0, 90,
                        "the new device reports", 0.1, lambda: fresh.log("agent")[-2000:])
     assert device(scene)[0][0] == "/Laptops"
     left = fresh.run("grep", "-rls", f"rdt1.{told['token']}", "/etc", "/tmp", "/usr/local", "/var",
