@@ -53,6 +53,14 @@ def published(scene, node):
     return {d["name"]: d["version"] for d in tell(scene, node, "status")["databases"]}
 
 
+def wait_shown(scene, *nodes):
+    """Until these nodes show what is published now."""
+    serial = scene.lab.sql("SELECT serial FROM redoubt.publication_serial")[0][0]
+    for node in nodes:
+        scene.lab.wait_for(lambda n=node: scene.lab.has_published(n, serial), 60,
+                           f"{node} has what is published")
+
+
 @pytest.fixture(name="freshclam")
 def _freshclam(scene):
     admin = scene.host("admin")
@@ -82,9 +90,7 @@ def test_stock_freshclam_over_an_import_and_a_switch(scene, freshclam):
     active = scene.host(scene.active)
     assert tell(scene, scene.active, "import", *files_of(active, 4))["changed"]
     assert published(scene, scene.active)["test"] == 4
-    serial = scene.lab.sql("SELECT serial FROM redoubt.publication_serial")[0][0]
-    for node in plan.NODES:
-        scene.lab.wait_for(lambda n=node: scene.lab.has_published(n, serial), 60, "both have it")
+    wait_shown(scene, *plan.NODES)
     for way in WAYS:
         code, said = freshclam(way)
         assert code == 0 and version(scene, way) == (4, "test.cvd"), said
@@ -100,6 +106,7 @@ def test_stock_freshclam_over_an_import_and_a_switch(scene, freshclam):
     importing.wait(30)
     there = published(scene, scene.passive)["test"]
     assert there in (4, 6)
+    wait_shown(scene, scene.passive)
     for way in WAYS:
         code, said = freshclam(way)
         assert code in (0, 1) and version(scene, way)[0] == there, said
