@@ -73,7 +73,10 @@ def files(host, *folders):
             found[1].append(where.removeprefix(root))
             for name in [*inner, *names]:
                 path = os.path.join(where, name)
-                mode = os.lstat(path).st_mode
+                try:
+                    mode = os.lstat(path).st_mode
+                except FileNotFoundError:       # of a program at work
+                    continue
                 if stat.S_ISREG(mode) or stat.S_ISSOCK(mode):
                     found[2 if stat.S_ISSOCK(mode) else 0].append(path.removeprefix(root))
     return found
