@@ -445,6 +445,28 @@ def test_what_cannot_be_had_keeps_nothing_else_away(store):
                                "public/sig/x": b"third", "public/packages/1": good}
 
 
+def test_what_is_healed_while_others_are_fetched_is_had_at_once(store):
+    """Not with the next try: that comes later and later."""
+    bad, large = b"precious" * 100, os.urandom(4 << 20)
+    digest = hashlib.sha256(bad).hexdigest()
+    while hashlib.sha256(large).hexdigest() < digest:  # it is fetched behind the other one
+        large = os.urandom(4 << 20)
+    store.publish({"public/bad": bad})
+    damage(store.on_share(bad))
+    with contextlib.closing(store.database.connect()) as link, link.cursor() as cursor:
+        cursor.execute("LISTEN redoubt_mirror")
+        mirror = store.mirror(kib_s=1024)
+        mirror.wait("four tries", lambda: link.poll() or len(link.notifies) >= 4)
+    store.publish({"public/large": large}, "other")
+    part = mirror.blob(large).replace("/blob/", "/part/")
+    mirror.wait("the other file is on its way", lambda: os.path.exists(part))
+    damage(store.on_share(bad))  # the same bit
+    store.write("SELECT pg_notify('redoubt_mirror', %s)", f"healed {digest}")
+    mirror.wait("the other file came", lambda: os.path.exists(mirror.blob(large)))
+    mirror.wait("healed", lambda: mirror.state()["prepared"], 12)  # else 16 s
+    assert mirror.shown() == {"public/bad": bad, "public/large": large}
+
+
 @pytest.mark.parametrize("size", [3, 7, None], ids=["shorter", "longer", "none"])
 def test_what_was_named_wrongly_keeps_nothing_else_away(store, size):
     """Whoever may publish says which blob it is, and may be wrong."""

@@ -127,6 +127,8 @@ static void survey(struct mirror *m)
 
 static void try_later(struct mirror *m)
 {
+    if (!mono_is_set(m->content.retry)) /* something was mended meanwhile: at once */
+        return;
     m->content.backoff_ms =
         m->content.backoff_ms == 0 ? BACKOFF_MIN_MS : m->content.backoff_ms * 2;
     if (m->content.backoff_ms > BACKOFF_MAX_MS)
@@ -344,6 +346,7 @@ void content_turn(struct mirror *m)
         sweep(m);
     if (m->content.complete || !mono_reached(now, m->content.retry))
         return;
+    m->content.retry = now;
     if (m->content.missing > 0)
         e = fetch(m, &absent, &why);
     if (e == ERR_OK)
