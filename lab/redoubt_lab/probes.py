@@ -118,27 +118,33 @@ def outage(answers, kind, since):
     return Outage(longest[1] - longest[0], *longest)
 
 
-SOON = 1.0      # seconds within which a node that took over tells its epoch
+def _earliest(answers):
+    """{epoch: when it may have begun}: not while one before it went on answering."""
+    begun, last = {}, 0.0
+    for epoch in sorted({answer.epoch for answer in answers if answer.epoch}):
+        begun[epoch] = last
+        last = max(last, *(answer.start for answer in answers if answer.epoch == epoch))
+    return begun
 
 
 def with_epochs(answers):
     """(answer, epoch) of the good answers, in order of their ends.
 
-    The Web Server does not tell an epoch.  Its answer has the one that its node told last.  If
-    the node tells another one soon after, it may be either: such an answer proves nothing."""
+    The Web Server does not tell an epoch.  Its answer has the one that its node told last.  Once
+    the one that the node tells next may have begun, it may be either: such an answer proves
+    nothing."""
     answers = sorted((a for a in answers if a.good and a.node != "?"), key=lambda a: a.end)
-    upcoming, later = {}, []
+    begun, upcoming, later = _earliest(answers), {}, []
     for answer in reversed(answers):
         if answer.epoch:
-            upcoming[answer.node] = (answer.end, answer.epoch)
-        end, epoch = upcoming.get(answer.node, (None, 0))
-        later.append(epoch if end is not None and end - answer.end < SOON else 0)
+            upcoming[answer.node] = answer.epoch
+        later.append(upcoming.get(answer.node, 0))
     told, known = {}, []
-    for answer, soon in zip(answers, reversed(later)):
+    for answer, after in zip(answers, reversed(later)):
         if answer.epoch:
             told[answer.node] = answer.epoch
         epoch = told.get(answer.node, 0)
-        if epoch and soon in (0, epoch):
+        if epoch and (after in (0, epoch) or answer.end <= begun[after]):
             known.append((answer, epoch))
     return known
 

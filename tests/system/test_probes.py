@@ -78,3 +78,15 @@ def test_fast_turns_are_no_overlap():
 def test_probes_that_only_overlap_in_flight_are_no_proof():
     answers = [good(0.0), good(1.0, took=0.5), good(1.1, node="node-b", epoch=2, took=0.1)]
     assert overlap(answers) == 0
+
+
+def test_a_web_server_that_is_back_long_before_the_administration_server_is_no_proof():
+    answers = (steady(0, 1) + steady(1.1, 5, node="node-b", epoch=2)
+               + steady(5.01, 9, kind="http", epoch=0) + steady(7.5, 9, epoch=3))
+    assert overlap(answers) == 0
+
+
+def test_a_web_server_that_answered_within_the_epoch_of_the_other_is_proof():
+    answers = (steady(0, 1) + steady(1.3, 1.4, kind="http", epoch=0)
+               + steady(1.1, 1.6, node="node-b", epoch=2) + steady(1.7, 3, epoch=3))
+    assert overlap(answers) > 0.25
