@@ -17,7 +17,7 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def request(host, method, path, body=None, timeout=2.0):
+def request(host, method, path, body=None, timeout=10.0):
     """(HTTP status, decoded reply).  OSError when nobody answers, ValueError when it is no JSON."""
     line = _Unix(host.file(SOCKET), timeout)
     try:
@@ -31,7 +31,7 @@ def request(host, method, path, body=None, timeout=2.0):
         line.close()
 
 
-def get(host, path, timeout=2.0):
+def get(host, path, timeout=10.0):
     status, reply = request(host, "GET", path, None, timeout)
     if status != 200:
         raise ValueError(f"{path}: HTTP status {status}: {reply}")

@@ -1,4 +1,5 @@
 """What can happen to an active node: done and undone, for the bench, the demo and the tests."""
+import contextlib
 import signal
 import time
 
@@ -28,14 +29,14 @@ def _power_on(lab, node):
 
 
 def _daemon_thaw(lab, node):
-    # The guard may have killed what was frozen; then there is nothing to thaw.
-    if lab.host(node).pids("redoubt-node"):
+    # The guard may have killed what was frozen, or does so now: there is nothing to thaw.
+    with contextlib.suppress(LabError):
         lab.host(node).send("redoubt-node", signal.SIGCONT)
 
 
 def _service_continue(program):
     def end(lab, node):
-        if lab.host(node).pids(program):
+        with contextlib.suppress(LabError):     # it was killed, and is not there again
             lab.host(node).send(program, signal.SIGCONT)
     return end
 

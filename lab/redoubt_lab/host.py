@@ -1,4 +1,5 @@
 """One host of a lab: power, freezing, running commands in it, its programs."""
+import contextlib
 import json
 import os
 import signal
@@ -23,14 +24,19 @@ class Process:
         self.popen = popen
 
     def signal(self, number):
-        """Send a signal to the command itself."""
-        kids = f"/proc/{self.popen.pid}/task/{self.popen.pid}/children"
+        """Send a signal to the command itself, once nsenter has made its process."""
+        kernel.wait_until(lambda: self._kids() or self.popen.poll() is not None, 10)
+        for pid in self._kids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _kids(self):
         try:
-            with open(kids, encoding="ascii") as file:
-                for pid in file.read().split():
-                    os.kill(int(pid), number)
-        except (FileNotFoundError, ProcessLookupError):
-            pass
+            with open(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children",
+                      encoding="ascii") as file:
+                return [int(pid) for pid in file.read().split()]
+        except OSError:
+            return []
 
     def wait(self, timeout=None):
         return self.popen.wait(timeout)
@@ -91,7 +97,7 @@ class Host:
                 pass_fds=[theirs.fileno()], preexec_fn=enter, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True)
         theirs.close()
-        ours.settimeout(20)
+        ours.settimeout(60)
         return ours, parent
 
     def first_pid(self, boot):
@@ -145,7 +151,7 @@ class Host:
             self.switch.silence(self.name)
         began = time.monotonic()
         kernel.cgroup_write(self.cgroup, "cgroup.freeze", "1")
-        if not kernel.wait_until(self.is_frozen, 5, 0.001):
+        if not kernel.wait_until(self.is_frozen, 20, 0.001):
             raise LabError(f"{self.name} does not freeze")
         return began
 
@@ -238,7 +244,7 @@ class Host:
     def _ask(self, message):
         self._must_be_on()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-            line.settimeout(5)
+            line.settimeout(30)
             line.connect(self.file(CONTROL))
             line.sendall(json.dumps(message).encode())
             reply = json.loads(line.recv(65536))
@@ -252,7 +258,7 @@ class Host:
     def start(self, unit):
         self._ask({"op": "start", "unit": unit})
 
-    def stop(self, unit, number=signal.SIGTERM, seconds=10):
+    def stop(self, unit, number=signal.SIGTERM, seconds=30):
         """Signal a program's main process, do not start it again, wait for its end."""
         self._ask({"op": "stop", "unit": unit, "signal": int(number)})
         if not kernel.wait_until(lambda: not self.units()[unit]["running"], seconds, 0.01):

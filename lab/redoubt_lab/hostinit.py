@@ -173,7 +173,7 @@ class Init:
     def answer(self, listener):
         client, _ = listener.accept()
         with client:
-            client.settimeout(2)
+            client.settimeout(20)
             try:
                 reply = self.request(json.loads(client.recv(65536)))
                 client.sendall(json.dumps(reply).encode())

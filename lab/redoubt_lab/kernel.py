@@ -140,7 +140,7 @@ def cgroup_pids(path):
     return pids
 
 
-def cgroup_kill(path, seconds=10):
+def cgroup_kill(path, seconds=30):
     """Kill everything in a cgroup and wait until it is gone; frozen processes too."""
     if not os.path.isdir(path):
         return
@@ -160,7 +160,7 @@ def cgroup_remove(path):
     """Remove a cgroup without processes, and the ones below it."""
     for folder, _, _ in os.walk(path, topdown=False):
         # A process that was just reaped may hold its cgroup for a moment.
-        wait_until(lambda: _rmdir(folder), 2)  # pylint: disable=cell-var-from-loop
+        wait_until(lambda: _rmdir(folder), 10)  # pylint: disable=cell-var-from-loop
 
 
 def _rmdir(folder):

@@ -236,21 +236,21 @@ class Lab:
         admin = self.host("admin")
         ask = ["sh", "-c", "exec 3<>/dev/tcp/fileserver/445 4<>/dev/tcp/dbms/5432"]
         ask[0] = "bash"
-        self.wait_for(lambda: admin.run(*ask, check=False).returncode == 0, 20,
+        self.wait_for(lambda: admin.run(*ask, check=False).returncode == 0, 60,
                       "the file server and the DBMS answer", 0.05)
 
     def _start_nodes(self):
         for node in plan.NODES:
             self._autostart(node, "redoubt-node")
             self.host(node).start("redoubt-node")
-        self.wait_ready(30)
+        self.wait_ready(90)
 
     def _start_devices(self):
         for host in plan.managed(self.devices)[len(plan.NODES):]:
             self._autostart(host, "agent")
             self.host(host).start("agent")
         self.wait_for(lambda: all(self.acknowledged(host) for host in self.hosts
-                                  if host.startswith("client-")), 20,
+                                  if host.startswith("client-")), 60,
                       "every device has reported once", 0.05)
 
     def _remember(self, state):
@@ -288,7 +288,7 @@ class Lab:
         for folder in (self.places.at("share", "state"), self.places.root):
             if os.path.ismount(folder):
                 # The last namespace that sees it may still be on its way out.
-                if not kernel.wait_until(lambda: self._unmount(folder), 2, 0.02):
+                if not kernel.wait_until(lambda: self._unmount(folder), 5, 0.02):
                     kernel.umount(folder, kernel.MNT_DETACH)
         if os.path.isdir(self.places.root):
             shutil.rmtree(self.places.root)
@@ -349,7 +349,7 @@ class Lab:
 
     # -- the cluster ------------------------------------------------------------------------
 
-    def status(self, node=None, timeout=2.0):
+    def status(self, node=None, timeout=10.0):
         """`redoubt status` as a dictionary, as told by one node (or by any that answers)."""
         error = None
         for name in [node] if node else plan.NODES:
@@ -391,26 +391,36 @@ class Lab:
     def _entry(told, node):
         return next((entry for entry in told["nodes"] if entry["name"] == node), None)
 
-    def is_ready(self):
-        """One node active, the other prepared, and each knows it of the other."""
+    @staticmethod
+    def _renews(active, lease):
+        """A holder that cannot renew any more is active until its lease has run out."""
+        return (lease is not None and lease["holder"] == active
+                and lease["remaining_ms"] is not None
+                and 2 * lease["remaining_ms"] > lease["hold_ms"])
+
+    def ready(self):
+        """The active node, if the other is prepared, and each knows it of the other; else None."""
         active = self.active()
         if active is None:
-            return False
+            return None
         other = self.other(active)
         try:
             told, seen = self.status(other), self.status(active)
         except LabError:
-            return False
+            return None
         own, peer = self._entry(told, other), self._entry(seen, other)
         # A node that has just lost the share says "ready" until it has noticed.
-        return bool(own and peer and told["active"] == active and own["ready"]
-                    and own["state"] == "ready" and own["share"]["ok"]
-                    and peer["ready"] and peer["state"] == "ready")
+        knows = (own and peer and told["active"] == active and own["ready"]
+                 and own["state"] == "ready" and own["share"]["ok"]
+                 and peer["ready"] and peer["state"] == "ready")
+        return active if knows and self._renews(active, seen["lease"]) else None
+
+    def is_ready(self):
+        return self.ready() is not None
 
     def wait_ready(self, seconds=30):
-        self.wait_for(self.is_ready, seconds, "one node is active and the other is ready", 0.02,
-                      self._why_not_ready)
-        return self.active()
+        return self.wait_for(self.ready, seconds, "one node is active and the other is ready",
+                             0.02, self._why_not_ready)
 
     def _why_not_ready(self):
         lines = []
