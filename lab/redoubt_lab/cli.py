@@ -80,7 +80,7 @@ def _up(args):
               say=lambda text: print("  " + text, flush=True))
     print(f"lab '{lab.name}': {len(lab.hosts)} hosts, profile {lab.profile}", flush=True)
     lab.up(cluster=not args.bare)
-    print(f"up after {time.monotonic() - began:.1f} s.  Try:")
+    print(f"up after {time.monotonic() - began:.1f} s.  Try:", flush=True)
     extra = "" if args.name == "lab" else f" --name {args.name}"
     print(f"  ./dev lab exec{extra} node-a redoubt status\n"
           f"  ./dev lab power-off{extra} node-a\n  ./dev lab down{extra}")
