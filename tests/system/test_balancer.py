@@ -9,20 +9,20 @@ LAB = {"devices": 0,
 
 
 def health(lab, node):
-    told = lab.host("admin").run("curl", "-s", "-m", "2", "-o", "/dev/null", "-w",
+    told = lab.host("admin").run("curl", "-s", "-m", "20", "-o", "/dev/null", "-w",
                                  "%{http_code}", f"http://{plan.address4(node)}:8008/",
                                  check=False)
     return told.stdout
 
 
 def test_health_endpoint_follows_the_roles(cluster):
-    active = cluster.wait_ready()
+    active = cluster.wait_ready(60)
     passive = cluster.other(active)
     assert (health(cluster, active), health(cluster, passive)) == ("200", "503")
     cluster.host(active).send("redoubt-node", signal.SIGKILL)
     cluster.wait_for(lambda: cluster.active() == passive, 20, "the other node takes over")
     assert health(cluster, passive) == "200"
-    cluster.wait_ready()
+    cluster.wait_ready(60)
     assert health(cluster, active) == "503"
 
 
