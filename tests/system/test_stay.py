@@ -9,13 +9,31 @@ def test_nothing_happens(scene):
     assert not told["degraded"]
 
 
+SURVIVED_S = 0.95       # by the balanced profile, whatever the moment
+
+
+def stall(server, seconds):
+    """How long smbd stood still: longer than wished if this machine did not let us go on."""
+    began = time.monotonic()
+    server.freeze_unit("smbd")
+    time.sleep(seconds)
+    server.freeze_unit("smbd", False)
+    return time.monotonic() - began
+
+
 def test_share_stalls_within_tolerance(scene):
-    """The balanced profile survives 0.95 s; measured machines are noisy, so 0.6 s here."""
-    for _ in range(5):
-        scene.host("fileserver").freeze_unit("smbd")
-        time.sleep(0.6)
-        scene.host("fileserver").freeze_unit("smbd", False)
-        time.sleep(0.7)
+    """Measured machines are noisy, so 0.6 s here; a stall that became too long says nothing."""
+    survived = 0
+    for _ in range(30):
+        if stall(scene.host("fileserver"), 0.6) < SURVIVED_S:
+            scene.expect_stay(0.7)
+            survived += 1
+        else:
+            time.sleep(2)       # a switch that it brought about has begun
+            scene.look()
+        if survived == 5:
+            break
+    assert survived == 5
     scene.expect_stay(1)
 
 
@@ -47,10 +65,10 @@ def test_dbms_gone_for_a_while(scene):
     """Services go on as far as they can, devices keep their reports, the status says so."""
     server = scene.host("dbms")
     server.stop("postgres", signal.SIGQUIT)
-    scene.lab.wait_for(lambda: scene.status(scene.active)["degraded"], 15, "it says degraded")
+    scene.lab.wait_for(lambda: scene.status(scene.active)["degraded"], 30, "it says degraded")
     scene.expect_stay(3)
     server.start("postgres")
-    scene.lab.wait_for(lambda: not scene.status(scene.active)["degraded"], 20, "it is well again")
+    scene.lab.wait_for(lambda: not scene.status(scene.active)["degraded"], 60, "it is well again")
     scene.expect_stay()
     scene.expect_reports()
 
@@ -76,7 +94,7 @@ def test_passive_node_powered_off(scene):
         return not peer["ready"] and peer["not_ready_because"] and any(
             alarm["id"] == "peer_silent" for alarm in told["alarms"])
 
-    scene.lab.wait_for(noticed, 15, "the active node says that it is alone")
+    scene.lab.wait_for(noticed, 30, "the active node says that it is alone")
     host.power_on()
     scene.expect_ready()
     scene.expect_stay()
@@ -96,7 +114,7 @@ def test_passive_daemon_guard_and_keeper_killed(scene):
         host = scene.host(scene.passive)
         host.send(program, signal.SIGKILL)
         scene.expect_stay(2)
-        scene.lab.wait_for(lambda: scene.lab.is_ready(), 30, "it is ready again")
+        scene.lab.wait_for(lambda: scene.lab.is_ready(), 60, "it is ready again")
 
 
 def test_passive_node_frozen_and_thawed(scene):
@@ -110,7 +128,7 @@ def test_passive_node_frozen_and_thawed(scene):
 def test_paused_cluster_does_not_switch(scene):
     scene.host(scene.active).run("redoubt", "pause")
     scene.later(lambda: scene.host(scene.passive).run("redoubt", "resume"))
-    scene.lab.wait_for(lambda: scene.status(scene.passive)["paused"], 10, "both nodes know")
+    scene.lab.wait_for(lambda: scene.status(scene.passive)["paused"], 30, "both nodes know")
     scene.host(scene.active).power_off()
     time.sleep(5)
     assert scene.lab.active() is None
