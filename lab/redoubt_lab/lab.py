@@ -233,10 +233,11 @@ class Lab:
             self.hosts[name].end_boot(boot)
 
     def _wait_servers(self):
-        admin = self.host("admin")
-        ask = ["sh", "-c", "exec 3<>/dev/tcp/fileserver/445 4<>/dev/tcp/dbms/5432"]
-        ask[0] = "bash"
-        self.wait_for(lambda: admin.run(*ask, check=False).returncode == 0, 60,
+        ask = ("bash", "-c", "exec 3<>/dev/tcp/fileserver/445 4<>/dev/tcp/dbms/5432")
+        # The DBMS listens before it has started, and refuses everybody until then.
+        started = (f"{programs.postgres_bin()}/pg_isready", "-q", "-h", "/run/postgresql")
+        self.wait_for(lambda: all(self.host(host).run(*words, check=False).returncode == 0
+                                  for host, words in (("admin", ask), ("dbms", started))), 60,
                       "the file server and the DBMS answer", 0.05)
 
     def _start_nodes(self):
