@@ -108,11 +108,14 @@ static void other_side(const struct smb_options *o, const struct name *base, int
     _exit(0);
 }
 
-/* We start a little after the other side, now more, now less: either may be first. */
-static enum err one_round(struct smb *s, const struct name *n, int fd,
+enum { DELAY_STEP_US = 10, DELAY_MAX_US = 50000 };
+
+/* We start a little after the other side, the later the more often we were first: either
+ * may win, on any machine. */
+static enum err one_round(struct smb *s, const struct name *n, int fd, uint32_t *delay_us,
                           struct smb_exclusive *x, struct err_info *info)
 {
-    const struct timespec delay = { .tv_nsec = (long)(x->rounds % 8) * 30000 };
+    const struct timespec delay = { .tv_nsec = (long)*delay_us * 1000 };
     char go = 'g', theirs = 2;
 
     if (write(fd, &go, 1) != 1)
@@ -129,6 +132,9 @@ static enum err one_round(struct smb *s, const struct name *n, int fd,
     x->both += ours && theirs;
     x->none += !ours && !theirs;
     x->ours += ours && !theirs;
+    *delay_us = !ours                      ? *delay_us / 2
+                : *delay_us < DELAY_MAX_US ? *delay_us * 2 + DELAY_STEP_US
+                                           : *delay_us;
     return ours || theirs ? smb_remove(s, n->s, info) : ERR_OK;
 }
 
@@ -138,6 +144,7 @@ enum err smb_check_exclusive(const struct smb_options *o, uint32_t rounds,
     const struct name base = new_name();
     struct smb_exclusive x = { .rounds = 0 };
     struct smb *s = NULL;
+    uint32_t delay_us = 0;
     int pair[2];
     char ready = 0;
 
@@ -158,7 +165,7 @@ enum err smb_check_exclusive(const struct smb_options *o, uint32_t rounds,
     for (uint32_t i = 0; i < rounds && e == ERR_OK; i++) {
         const struct name n = with_number(&base, i);
 
-        e = one_round(s, &n, pair[0], &x, info);
+        e = one_round(s, &n, pair[0], &delay_us, &x, info);
     }
     (void)close(pair[0]);
     smb_free(s);
