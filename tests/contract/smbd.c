@@ -70,15 +70,20 @@ void smbd_write(const struct smbd *s, const char *name, const char *text)
     write_file(path, text, 0600);
 }
 
-static uint16_t free_port(void)
+/* A port that stays ours, also while no smbd listens on it: else another program may be given
+ * it, or a connection of ours to nobody gets it for its own end and meets itself. */
+static uint16_t hold_port(int *out_fd)
 {
     struct sockaddr_in a = { .sin_family = AF_INET,
                              .sin_addr = { htonl(INADDR_LOOPBACK) } };
     socklen_t n = sizeof(a);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0 &&
-          getsockname(fd, (struct sockaddr *)&a, &n) == 0 && close(fd) == 0);
+    /* Without SO_REUSEADDR on both sides smbd could not bind to it. */
+    CHECK(fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0 &&
+          bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0 &&
+          getsockname(fd, (struct sockaddr *)&a, &n) == 0);
+    *out_fd = fd;
     return ntohs(a.sin_port);
 }
 
@@ -89,7 +94,7 @@ static void write_configuration(const struct smbd *s, const char *extra)
     (void)snprintf(text, sizeof(text),
                    "[global]\n"
                    "server role = standalone server\n"
-                   "interfaces = lo\nbind interfaces only = yes\n"
+                   "interfaces = 127.0.0.1\nbind interfaces only = yes\n"
                    "smb ports = %u\ndisable netbios = yes\n"
                    "lock directory = %s/lock\nstate directory = %s/lock\n"
                    "cache directory = %s/lock\nprivate dir = %s/private\n"
@@ -162,7 +167,7 @@ void smbd_init(struct smbd *s)
     (void)snprintf(s->share, sizeof(s->share), "//127.0.0.1/state");
     (void)snprintf(s->ro, sizeof(s->ro), "//127.0.0.1/ro");
     (void)snprintf(s->full, sizeof(s->full), "//127.0.0.1/full");
-    s->port = free_port();
+    s->port = hold_port(&s->port_fd);
     write_configuration(s, "");
     add_user(s);
 }
@@ -191,7 +196,7 @@ void smbd_start(struct smbd *s, const char *extra)
     const char *argv[] = { program, "-F", "--no-process-group", "-s", conf, NULL };
     s->pid = spawn((char *const *)(uintptr_t)argv, null);
     CHECK(close(null) == 0);
-    for (int i = 0; i < 500 && !listens(s->port); i++)
+    for (int i = 0; i < 1500 && !listens(s->port); i++)
         (void)poll(NULL, 0, 20);
     CHECK(listens(s->port));
 }
@@ -245,6 +250,7 @@ void smbd_release(struct smbd *s)
     char full[128];
 
     smbd_kill(s);
+    CHECK(close(s->port_fd) == 0);
     smbd_path(s, full, sizeof(full), "full");
     (void)umount2(full, MNT_DETACH);
     (void)umount2(s->dir, MNT_DETACH);

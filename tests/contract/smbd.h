@@ -17,6 +17,7 @@
 struct smbd {
     pid_t pid; /* leader of smbd's process group; 0: not running */
     uint16_t port;
+    int port_fd; /* keeps the port ours while smbd is down */
     char dir[64];
     char credentials[96];             /* a file as sys/smb/smb_cred.h wants it */
     char share[32], ro[32], full[32]; /* //127.0.0.1/state ... */
