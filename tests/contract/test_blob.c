@@ -300,24 +300,27 @@ static void a_file_that_changes_while_it_is_sent_is_refused(void **state)
     (void)close(fd);
 }
 
-/* In a process of its own: puts the source; dies behind `limit` bytes if that is not 0. */
-static bool die_behind(void *arg, uint64_t at, uint64_t total)
+/* In processes of their own: one puts the source and dies in the middle; the others, which
+ * have the end of a pipe, do not go on from there before it has. */
+static bool die_or_wait(void *arg, uint64_t at, uint64_t total)
 {
-    const uint64_t *limit = arg;
+    const int *its_end = arg;
+    char byte;
 
-    (void)total;
-    if (*limit && at >= *limit)
+    if (at < total / 2)
+        return true;
+    if (*its_end < 0)
         _exit(42);
-    return true;
+    return read(*its_end, &byte, 1) == 0;
 }
 
-static pid_t putter(uint64_t limit)
+static pid_t putter(int its_end)
 {
     pid_t pid = fork();
 
     if (pid != 0)
         return pid;
-    const struct blob_watch w = { die_behind, &limit, 24 * 1024 * 1024 };
+    const struct blob_watch w = { die_or_wait, &its_end, 24 * 1024 * 1024 };
     struct smb *s = connected(server.share);
     struct blob_put put;
     int fd = open(source, O_RDONLY | O_CLOEXEC);
@@ -345,10 +348,15 @@ static void several_who_put_the_same_file_do_not_harm_each_other(void **state)
     (void)state;
     smb_free(smb); /* a child must not share its connection */
     smb = NULL;
-    pid_t dies = putter(SIZE / 2), a = putter(0), b = putter(0);
+    int end[2];
+    assert_int_equal(pipe2(end, O_CLOEXEC), 0);
+    pid_t dies = putter(-1);
+    (void)close(end[1]); /* now only that one has it */
+    pid_t a = putter(end[0]), b = putter(end[0]);
     assert_int_equal(ended(dies), 42);
     assert_int_equal(ended(a), 0);
     assert_int_equal(ended(b), 0);
+    (void)close(end[0]);
     smb = connected(server.share);
     assert_int_equal(blob_put(smb, fd, NULL, &put, &why), ERR_OK);
     assert_true(put.was_there);
