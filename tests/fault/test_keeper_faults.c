@@ -12,14 +12,26 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cutter.h"
 #include "keeper_end.h"
 
+/* START_MS: what keeper.c gives a keeper to start, besides one timeout. */
+enum { PATIENT_MS = 10000, START_MS = 1000 };
+
 static struct smbd server;
 static struct contract_world world;
 static struct keeper_end one;
+
+static uint64_t now_ms(void)
+{
+    struct timespec t;
+
+    assert_int_equal(clock_gettime(CLOCK_BOOTTIME, &t), 0);
+    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
+}
 
 static void open_with(const struct keeper_options *o)
 {
@@ -75,7 +87,7 @@ static void works_again_with(uint64_t epoch)
 static int open_hasty(void **state)
 {
     const struct keeper_options o =
-        hasty(1000); /* a busy machine must be able to keep it */
+        hasty(3000); /* a busy machine must be able to keep it */
 
     (void)state;
     smbd_clear(&server);
@@ -192,10 +204,12 @@ static void a_server_that_hangs_for_long_does_not_make_a_storm_of_keepers(void *
     works_again_with(0);
     smbd_signal(&server, SIGSTOP);
     uint32_t before = one.replaced;
+    uint64_t began = now_ms();
     for (int i = 0; i < 30; i++)
         (void)poll_1();
+    uint64_t took = now_ms() - began;
     smbd_signal(&server, SIGCONT);
-    assert_in_range(one.replaced - before, 1, 6);
+    assert_in_range(one.replaced - before, 1, took / 500); /* 6 in 3 s */
     works_again_with(0);
 }
 
@@ -311,10 +325,10 @@ static void a_program_that_is_missing_is_a_wrong_configuration(void **state)
 }
 
 /* The fake keeper (fake_keeper.c) does what the share's name says. */
-static void faked(const char *behaviour)
+static void faked(const char *behaviour, uint32_t timeout_ms)
 {
     static char share[64];
-    struct keeper_options o = hasty(300);
+    struct keeper_options o = hasty(timeout_ms);
 
     (void)snprintf(share, sizeof(share), "//fake/%s", behaviour);
     o.program = getenv("FAKE_KEEPER");
@@ -325,7 +339,7 @@ static void faked(const char *behaviour)
 static void a_keeper_that_ends_at_once_is_an_error_and_not_a_storm(void **state)
 {
     (void)state;
-    faked("exit");
+    faked("exit", 300);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(poll_1(), ERR_IO);
         (void)poll(NULL, 0, 20);
@@ -336,7 +350,7 @@ static void a_keeper_that_ends_at_once_is_an_error_and_not_a_storm(void **state)
 static void a_keeper_that_talks_nonsense_is_replaced(void **state)
 {
     (void)state;
-    faked("garbage");
+    faked("garbage", PATIENT_MS);
     assert_int_equal(poll_1(), ERR_IO);
     assert_true(one.replaced >= 1);
 }
@@ -344,7 +358,7 @@ static void a_keeper_that_talks_nonsense_is_replaced(void **state)
 static void an_answer_to_another_question_is_not_believed(void **state)
 {
     (void)state;
-    faked("wrong-id");
+    faked("wrong-id", PATIENT_MS);
     assert_int_equal(poll_1(), ERR_IO);
     assert_true(one.replaced >= 1);
 }
@@ -352,7 +366,7 @@ static void an_answer_to_another_question_is_not_believed(void **state)
 static void an_answer_twice_is_given_once(void **state)
 {
     (void)state;
-    faked("twice");
+    faked("twice", PATIENT_MS);
     /* contract_take() would fail the test if it took the second one */
     for (uint32_t i = 1; i <= 3; i++) {
         works_again(); /* a busy machine may need more than its timeout to start the next */
@@ -365,12 +379,15 @@ static void an_answer_twice_is_given_once(void **state)
 static void a_keeper_is_not_killed_for_starting_slowly(void **state)
 {
     (void)state;
-    faked("mute");
+    uint64_t began = now_ms();
+    faked("mute", 300);
     pid_t pid = keeper_stats(one.keeper).pid;
-    assert_int_equal(poll_1(), ERR_IO);
-    assert_int_equal(poll_1(), ERR_IO);
-    assert_int_equal(one.replaced, 0);
-    assert_int_equal(keeper_stats(one.keeper).pid, pid);
+    for (int i = 0; i < 2 || one.replaced == 0; i++) {
+        assert_int_equal(poll_1(), ERR_IO);
+        if (one.replaced == 0)
+            assert_int_equal(keeper_stats(one.keeper).pid, pid);
+    }
+    assert_true(now_ms() - began >= START_MS + 300);
     while (one.replaced < 2) /* but not for ever: the live one and the spare */
         keeper_end_pump(&one);
 }
@@ -378,7 +395,7 @@ static void a_keeper_is_not_killed_for_starting_slowly(void **state)
 static void a_keeper_of_another_version_is_not_believed(void **state)
 {
     (void)state;
-    faked("old");
+    faked("old", PATIENT_MS);
     assert_int_equal(poll_1(), ERR_IO);
     assert_true(one.replaced >= 1);
 }
@@ -535,7 +552,7 @@ int main(void)
         WITH(open_hasty, a_server_that_hangs_is_a_timeout_and_heals),
         WITH(NULL, a_server_that_hangs_for_long_does_not_make_a_storm_of_keepers),
         WITH(open_default, a_killed_keeper_is_replaced_before_it_is_needed),
-        WITH(open_hasty, a_stopped_keeper_is_replaced),
+        WITH(open_default, a_stopped_keeper_is_replaced),
         WITH(open_default, a_keeper_that_dies_over_a_write_leaves_it_unknown),
         WITH(NULL, a_corrected_password_needs_no_restart),
         WITH(NULL, a_program_that_is_missing_is_a_wrong_configuration),
