@@ -164,11 +164,11 @@ static void a_stopped_service_misses_its_watchdog(void **state)
 {
     struct world *w = *state;
 
-    add(w, SUPERVISOR_HOT, "hot", NULL, NULL)->watchdog_ms = 1500;
+    add(w, SUPERVISOR_HOT, "hot", NULL, NULL)->watchdog_ms = 4000;
     begin(w, -1);
     want(w, SERVICE_WANT_ACTIVE, 41);
     assert_turns(w, 0, SERVICE_ACTIVE);
-    rest(w, 2500); /* it is fed as long as the service runs */
+    rest(w, 5000); /* it is fed as long as the service runs */
     assert_int_equal(w->failures[0], 0);
     assert_int_equal(kill(supervisor_pid(w->s, 0), SIGSTOP), 0);
     assert_turns(w, 0, SERVICE_FAILED);
@@ -236,7 +236,7 @@ static void a_worker_that_dies_counts(void **state)
     begin(w, -1);
     want(w, SERVICE_WANT_ACTIVE, 41);
     assert_turns(w, 0, SERVICE_ACTIVE);
-    rest(w, 1500); /* long enough to be lasting */
+    rest(w, 2500); /* long enough to be lasting */
     pid_t pid = supervisor_pid(w->s, 0);
     assert_int_equal(pids_of(w, 0, pids, 8), 2);
     assert_int_equal(kill(pids[0] == pid ? pids[1] : pids[0], SIGKILL), 0);
@@ -440,7 +440,13 @@ static void what_a_crashed_daemon_left_is_killed_first(void **state)
     assert_int_equal(fclose(f), 0);
     add(w, SUPERVISOR_HOT, "hot", NULL, NULL);
     begin(w, -1);
-    assert_int_equal(waitpid(stray, &status, WNOHANG), stray);
+    /* It has left the group; to be a dead child it needs a moment more. */
+    pid_t reaped = 0;
+    for (int ms = 0; ms < PATIENCE_MS && reaped == 0; ms++) {
+        (void)usleep(1000);
+        reaped = waitpid(stray, &status, WNOHANG);
+    }
+    assert_int_equal(reaped, stray);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     assert_true(w->remarks > 0);
 }
@@ -453,6 +459,8 @@ static void lines_come_through_bounded(void **state)
     begin(w, -1);
     want(w, SERVICE_WANT_STANDBY, 0);
     assert_turns(w, 0, SERVICE_STANDBY);
+    for (int ms = 0; ms < PATIENCE_MS && w->lines < 50; ms++)
+        (void)sd_event_run(w->event, 1000);
     rest(w, 200);
     assert_in_range(w->lines, 50, 400);
 }
