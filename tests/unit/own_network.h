@@ -29,7 +29,7 @@
 #define VIP4 "10.77.9.100"
 #define VIP6 "fd77:9::100"
 
-enum { WAIT_MS = 300, SILENCE_MS = 120 };
+enum { WAIT_MS = 5000, SILENCE_MS = 120 };
 
 static struct {
     int node_ns, peer_ns;

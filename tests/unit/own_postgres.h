@@ -69,7 +69,7 @@ static inline bool own_postgres_run(const struct own_postgres *pg, char *const a
 
 static inline bool own_postgres_accepts(const struct own_postgres *pg)
 {
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < 1600; i++) {
         bool up = PQping(pg->super) == PQPING_OK;
         if (up)
             return true;

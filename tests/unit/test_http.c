@@ -148,7 +148,7 @@ static int serve_with(int (*client)(void),
     pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        alarm(20);
+        alarm(60);
         _exit(client());
     }
     assert_true(sd_event_add_child(o.loop, NULL, pid, WEXITED, on_child, &status) >= 0);
@@ -172,7 +172,7 @@ static unsigned ask(const char *method, const char *where, const char *body,
                               .method = method,
                               .path = where,
                               .body = body,
-                              .timeout_ms = 3000 };
+                              .timeout_ms = 15000 };
     struct err_info info;
 
     return http_call(&call, a, &info) == ERR_OK ? a->status : 0;

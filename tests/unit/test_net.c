@@ -15,6 +15,8 @@
 #include "sys/net/gate.h"
 #include "sys/net/net.h"
 
+enum { PATIENCE_MS = 20000 };
+
 static struct {
     sd_event *loop;
     struct net *net;
@@ -96,10 +98,19 @@ static void turn(uint32_t ms)
         assert_true(sd_event_run(t.loop, 5000) >= 0);
 }
 
+/* Turns until *count is at least n: it is so in the end, on any machine. */
+static void turn_until(const int *count, int n)
+{
+    for (struct mono end = in_ms(PATIENCE_MS);
+         *count < n && !mono_reached(in_ms(0), end);)
+        assert_true(sd_event_run(t.loop, 5000) >= 0);
+    assert_true(*count >= n);
+}
+
 static enum err wait_answer(uint32_t request)
 {
     assert_int_not_equal(t.answered, request); /* never from within the call */
-    for (struct mono end = in_ms(2000); t.answered != request;) {
+    for (struct mono end = in_ms(PATIENCE_MS); t.answered != request;) {
         assert_false(mono_reached(in_ms(0), end));
         assert_true(sd_event_run(t.loop, 5000) >= 0);
     }
@@ -149,13 +160,21 @@ static bool has_address(const char *address)
     return found;
 }
 
+static void turn_until_addresses(void)
+{
+    for (struct mono end = in_ms(PATIENCE_MS);
+         !(has_address(VIP4) && has_address(VIP6)) && !mono_reached(in_ms(0), end);)
+        turn(20);
+    assert_true(has_address(VIP4) && has_address(VIP6));
+}
+
 /* --- the rules ---------------------------------------------------------------------- */
 
 static void up_makes_it_reachable_and_down_removes_it(void **state)
 {
     (void)state;
     assert_true(silent());
-    assert_int_equal(up(5000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     assert_true(has_address(VIP4) && has_address(VIP6));
     assert_true(reachable());
     assert_int_equal(down(), ERR_OK);
@@ -181,12 +200,20 @@ static void up_announces_to_the_neighbours_and_repeats_it(void **state)
 {
     (void)state;
     forget_packets();
-    assert_int_equal(up(5000), ERR_OK);
-    struct seen s = look(10);
+    assert_int_equal(up(60000), ERR_OK);
+    struct seen s = look(SILENCE_MS);
     assert_true(s.requests >= 2 && s.replies >= 2 && s.advertisements >= 2);
-    turn(250);
-    s = look(10);
-    assert_true(s.requests >= 1 && s.replies >= 1 && s.advertisements >= 1);
+    struct seen again = { 0 };
+    for (struct mono end = in_ms(PATIENCE_MS); !mono_reached(in_ms(0), end);) {
+        turn(50);
+        s = look(10);
+        again.requests += s.requests;
+        again.replies += s.replies;
+        again.advertisements += s.advertisements;
+        if (again.requests >= 1 && again.replies >= 1 && again.advertisements >= 1)
+            return;
+    }
+    fail_msg("it is not announced again");
 }
 
 static void a_neighbour_with_an_old_entry_follows_the_announcement(void **state)
@@ -200,15 +227,16 @@ static void a_neighbour_with_an_old_entry_follows_the_announcement(void **state)
                          " nud reachable"),
                      0);
     enter(hosts.node_ns);
-    assert_int_equal(up(5000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     assert_true(reachable());
 }
 
 static void after_the_deadline_the_kernel_alone_silences_it(void **state)
 {
     (void)state;
-    assert_int_equal(up(250), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     assert_true(reachable());
+    net_hold_extend(t.net, in_ms(250));
     (void)poll(NULL, 0, 260); /* nobody runs the loop: a frozen daemon */
     assert_true(has_address(VIP4) && has_address(VIP6));
     assert_true(silent());
@@ -222,7 +250,7 @@ static void after_the_deadline_the_kernel_alone_silences_it(void **state)
 static void within_the_lease_neighbours_are_answered(void **state)
 {
     (void)state;
-    assert_int_equal(up(5000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     struct seen s = ask_neighbours();
     assert_true(s.replies >= 1 && s.advertisements >= 1);
 }
@@ -230,21 +258,22 @@ static void within_the_lease_neighbours_are_answered(void **state)
 static void a_renewal_after_the_deadline_opens_it_again(void **state)
 {
     (void)state;
-    assert_int_equal(up(50), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
+    net_hold_extend(t.net, in_ms(50));
     (void)poll(NULL, 0, 60);
     assert_true(silent());
-    net_hold_extend(t.net, in_ms(2000));
+    net_hold_extend(t.net, in_ms(60000));
     assert_true(reachable());
 }
 
 static void revoke_silences_it_at_once(void **state)
 {
     (void)state;
-    assert_int_equal(up(5000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     assert_true(reachable());
     net_hold_revoke(t.net);
     assert_true(silent());
-    net_hold_extend(t.net, in_ms(5000)); /* the next epoch's, before its up() */
+    net_hold_extend(t.net, in_ms(60000)); /* the next epoch's, before its up() */
     assert_true(silent());
     struct seen s = ask_neighbours();
     assert_int_equal(s.requests + s.replies + s.advertisements, 0);
@@ -280,7 +309,7 @@ static void a_shut_gate_does_not_keep_this_node_from_the_other(void **state)
 static void renewals_lose_no_packet(void **state)
 {
     (void)state;
-    assert_int_equal(up(2000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     assert_true(reachable());
     pid_t pid = fork();
     assert_true(pid >= 0);
@@ -296,10 +325,10 @@ static void renewals_lose_no_packet(void **state)
     uint64_t busy = 0;
     while (waitpid(pid, &status, WNOHANG) == 0) {
         struct mono before = in_ms(0);
-        net_hold_extend(t.net, in_ms(2000));
+        net_hold_extend(t.net, in_ms(60000));
         busy += in_ms(0).us - before.us;
         renewals++;
-        assert_true(mono_since_ms(in_ms(0), began) < 10000);
+        assert_true(mono_since_ms(in_ms(0), began) < 60000);
     }
     print_message("# %d renewals, %u us each\n", renewals,
                   (unsigned)(busy / (uint64_t)renewals));
@@ -323,23 +352,23 @@ static void what_a_crash_left_is_removed_at_start(void **state)
 static void an_emptied_ruleset_is_created_again_by_the_renewal(void **state)
 {
     (void)state;
-    assert_int_equal(up(2000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     assert_int_equal(run("nft flush ruleset"), 0);
-    net_hold_extend(t.net, in_ms(200));
+    net_hold_extend(t.net, in_ms(2000));
     assert_int_equal(t.lost, 1);
     assert_true(reachable());
-    (void)poll(NULL, 0, 210);
+    (void)poll(NULL, 0, 2010);
     assert_true(silent());
 }
 
 static void a_removed_address_is_put_back(void **state)
 {
     (void)state;
-    assert_int_equal(up(5000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     assert_int_equal(run("ip addr del " VIP4 "/24 dev n0"), 0);
     assert_int_equal(run("ip addr del " VIP6 "/64 dev n0"), 0);
-    turn(300);
-    assert_true(has_address(VIP4) && has_address(VIP6));
+    turn_until_addresses();
+    turn(100);
     assert_true(t.lost >= 1);
     assert_true(reachable());
 }
@@ -347,16 +376,19 @@ static void a_removed_address_is_put_back(void **state)
 static void the_link_is_told_and_the_address_survives_it(void **state)
 {
     (void)state;
-    assert_int_equal(up(10000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     assert_int_equal(t.link, 1);
     assert_int_equal(run("ip link set n0 down"), 0);
-    turn(100);
-    assert_int_equal(t.link, 0);
+    for (struct mono end = in_ms(PATIENCE_MS); t.link != 0;) {
+        assert_false(mono_reached(in_ms(0), end));
+        turn(10);
+    }
     assert_false(net_link_up(t.net));
     assert_int_equal(run("ip link set n0 up"), 0);
+    turn_until(&t.link, 1);
+    turn_until_addresses();
     turn(300);
     assert_int_equal(t.link, 1);
-    assert_true(has_address(VIP4) && has_address(VIP6));
     assert_true(reachable());
     assert_int_equal(run("ip addr replace fd77:9::21/64 dev n0 nodad"), 0);
 }
@@ -368,7 +400,7 @@ static void another_claim_is_noticed(void **state)
     struct err_info why;
 
     (void)state;
-    assert_int_equal(up(5000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     turn(20);
     assert_int_equal(t.conflicts, 0);
     assert_int_equal(net_ip_parse(&vip4, AF_INET, VIP4 "/24", &why), ERR_OK);
@@ -380,9 +412,10 @@ static void another_claim_is_noticed(void **state)
     forget_packets();
     assert_int_equal(announce_send(&other, false, &why), ERR_OK);
     announce_close(&other);
+    turn_until(&t.conflicts, 1);
     turn(50);
     assert_int_equal(t.conflicts, 1);
-    assert_true(look(10).replies >= 1); /* and answered */
+    assert_true(look(SILENCE_MS).replies >= 1); /* and answered */
 }
 
 static void the_probe_finds_who_has_it_already(void **state)
@@ -391,7 +424,8 @@ static void the_probe_finds_who_has_it_already(void **state)
     enter(hosts.peer_ns);
     assert_int_equal(run("ip addr add " VIP4 "/24 dev p0"), 0);
     enter(hosts.node_ns);
-    enum err e = up(5000);
+    enum err e = up(60000);
+    turn_until(&t.conflicts, 1);
     turn(100);
     enter(hosts.peer_ns);
     assert_int_equal(run("ip addr del " VIP4 "/24 dev p0"), 0);
@@ -416,13 +450,13 @@ static void no_announcement_passes_a_shut_gate(void **state)
     assert_int_equal(run("ip addr add " VIP6 "/64 dev n0 nodad"), 0);
     announce_init(&a, &vip4, &vip6);
     assert_int_equal(announce_open(&a, "n0", if_nametoindex("n0"), &why), ERR_OK);
-    assert_int_equal(gate_set(&g, 1000, &why), ERR_OK);
+    assert_int_equal(gate_set(&g, 60000, &why), ERR_OK);
     forget_packets();
     assert_int_equal(announce_send(&a, true, &why), ERR_OK);
-    struct seen open = look(10);
+    struct seen open = look(SILENCE_MS);
     assert_int_equal(gate_set(&g, 0, &why), ERR_OK);
     (void)announce_send(&a, true, NULL);
-    struct seen shut = look(10);
+    struct seen shut = look(SILENCE_MS);
     announce_close(&a);
     bool egress = g.egress;
     gate_close(&g);
@@ -439,7 +473,7 @@ static void the_death_messages_remove_it(void **state)
     uint8_t buf[512];
 
     (void)state;
-    assert_int_equal(up(5000), ERR_OK);
+    assert_int_equal(up(60000), ERR_OK);
     size_t n = net_death_messages(t.net, buf, sizeof(buf));
     assert_true(n > 0);
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
