@@ -196,6 +196,25 @@ retention: {default: {days: 0}}
         assert words in apply(world, text, code=1).stderr
 
 
+def whole_message(link):
+    """A request or an answer, however many pieces it comes in; b"" at the end."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = link.recv(65536)
+        if not more:
+            return b""
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower(), head
+    size = next((int(line.split(b":")[1]) for line in head.split(b"\r\n")
+                 if line.lower().startswith(b"content-length:")), 0)
+    while len(body) < size:
+        more = link.recv(65536)
+        assert more, "cut off"
+        body += more
+    return head + b"\r\n\r\n" + body
+
+
 class Cutter:
     """Passes requests on to the manager, but cuts the answer of the first `cuts` POSTs."""
 
@@ -215,11 +234,13 @@ class Cutter:
             except OSError:
                 return
             with client:
-                data = client.recv(65536)
+                data = whole_message(client)
+                if not data:
+                    continue
                 with socket.socket(socket.AF_UNIX) as there:
                     there.connect(self.target)
                     there.sendall(data)
-                    answer = there.recv(1 << 20)
+                    answer = whole_message(there)
                 if data.startswith(b"POST"):
                     self.posts += 1
                     if self.left > 0:
