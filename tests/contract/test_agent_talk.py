@@ -64,7 +64,7 @@ class Agent:
     def stop(self, how=signal.SIGTERM):
         if self.process and self.process.poll() is None:
             self.process.send_signal(how)
-            self.process.wait(10)
+            self.process.wait(30)
         return self.process.returncode if self.process else None
 
     def log_text(self):
@@ -655,7 +655,7 @@ def test_an_address_that_has_gone_takes_turns_with_the_configured_one(make, serv
         file.write("127.0.0.1:1\n")
     agent.start()
     eventually("it tries that first", lambda: agent.status().get("server") == "127.0.0.1:1")
-    server.connected(25)
+    server.connected(60)
     assert agent.status()["server"] == f"127.0.0.1:{server.port}"
 
 

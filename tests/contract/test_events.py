@@ -382,7 +382,7 @@ def test_trimming_does_not_block_writers(database, session):
         holder.link.commit()
     stop.set()
     writer.join(10)
-    assert took < 10.0 and slowest[0] < 2.0, (took, slowest)
+    assert took < 20.0 and slowest[0] < 5.0, (took, slowest)
     upkeep(session, 3)
     assert left(session, "ancient") == 0
 

@@ -239,9 +239,18 @@ def test_letters_come_one_with_each_poll(active, session, certificates):
     poller.hello()
     task, _ = start_scan(session, certificates.ids["one"])
     poller = Poller(active, certificates)
-    told = [poller.hello(customs=(EVENTS, TASKS))] + [poller.ask() for _ in range(4)]
-    runs = [r for t in told if t.custom and t.custom[1] == "assign" for r in t.custom[2]["runs"]]
-    assert len(runs) == 1
+    told = [poller.hello(customs=(EVENTS, TASKS))]
+
+    def runs():
+        return [r for t in told if t.custom and t.custom[1] == "assign" for r in t.custom[2]["runs"]]
+
+    def polled():
+        told.append(poller.ask())
+        return runs()
+
+    eventually("it is assigned", polled)
+    told += [poller.ask() for _ in range(4)]
+    assert len(runs()) == 1
     stream = new_id()
     ack = poller.ask(custom(EVENTS, "batch", batch(stream, 1, event())))
     assert ack.custom[1:] == ("ack", {"stream": stream, "through": 1})

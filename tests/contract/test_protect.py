@@ -83,7 +83,7 @@ class Engine:
 
     def answers(self):
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(2)
+            s.settimeout(10)
             try:
                 s.connect(self.socket)
                 s.sendall(b"zPING\0")
@@ -178,7 +178,7 @@ class Drive:
     def stop(self):
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        assert self.process.wait(10) == 0
+        assert self.process.wait(30) == 0
         log = text_of(os.path.join(self.folder, "log"))
         assert "BUG" not in log and "Sanitizer" not in log, log
 
@@ -325,7 +325,7 @@ def test_pause_resume_cancel(drive, folder):
     percents = [m["percent"] for m in drive.progress(run)]
     assert percents == sorted(percents) and percents[-1] < 100
     drive.send(do="cancel", run=run)
-    done = drive.done(run, 10)
+    done = drive.done(run)
     assert done["outcome"] == "cancelled" and done["result"]["counts"]["scanned"] < 400
 
 
@@ -675,7 +675,7 @@ def test_a_hanging_engine_delays_nobody_longer_than_allowed(watched, engine):
     engine.kill(signal.SIGSTOP)
     try:
         allowed, took = can_open(evil)
-        assert allowed and 0.4 < took < 2.5, took
+        assert allowed and 0.4 < took < 4.5, took
     finally:
         engine.kill(signal.SIGCONT)
     # The verdict came after all.

@@ -258,7 +258,10 @@ class Proxy:
     def _tunnel(self, link):
         head = b""
         while b"\r\n\r\n" not in head:
-            head += link.recv(4096)
+            more = link.recv(4096)
+            if not more:
+                return
+            head += more
         verb, target, _ = head.split(b" ", 2)
         self.asked.append((verb.decode(), target.decode()))
         host, port = target.decode().rsplit(":", 1)
@@ -314,7 +317,7 @@ def test_name_servers_that_do_not_answer_hold_nobody_up(place, monkeypatch):
         assert request(service, place.certificates, None, "GET", "/v1/health",
                        timeout=30)[0] == 200
         longest = max(longest, time.monotonic() - began)
-    assert longest < 5  # of 17 seconds that the lookup takes longer than the vendor may
+    assert longest < 10  # of 17 seconds that the lookup takes longer than the vendor may
     service.standby()
     place.ask_now()
     place.activate(service)
@@ -334,8 +337,7 @@ def test_what_the_vendor_refuses_is_told_and_can_be_tried_again(place, proxy):
     assert place.add("CODE-NEW-0001") == entry
     place.wait_state(entry, "valid")
     place.service.codes({"CODE-NEW-0001": {"revoked": True}})
-    place.ask_now()
-    place.wait_state(entry, "refused")
+    place.asked_until("refused", lambda: place.licence(entry)["state"] == "refused")
     assert refused(request(proxy, place.certificates, "d1")) == (403, "refused")
 
 
@@ -367,8 +369,7 @@ def test_an_answer_is_renewed_early_and_served_within_its_grace(place, proxy):
     world.eventually("refused", lambda: request(proxy, place.certificates, "d3")[0] == 403)
     assert refused(request(proxy, place.certificates, "d3")) == (403, "stale")
     place.service.start()
-    place.ask_now()
-    place.wait_state(entry, "valid")
+    place.asked_until("valid", lambda: place.licence(entry)["state"] == "valid")
     assert len(place.service.activations("CODE-OLD-0001")) == 1
 
 
@@ -446,8 +447,7 @@ def test_a_code_that_was_removed_and_comes_back_is_activated_once(place, proxy):
     assert len(place.service.activations(code)) == 1
     # One that the vendor refuses is forgotten, and may be activated anew.
     place.service.codes({})
-    place.ask_now()
-    place.wait_state(entry, "refused")
+    place.asked_until("refused", lambda: place.licence(entry)["state"] == "refused")
     place.ctl("licence", "remove", entry[:8], "--yes")
     place.service.codes({code: {"seats": 5, "max": 2}})
     place.wait_state(place.add(code), "valid")
