@@ -28,10 +28,17 @@ AGENT = os.path.join(BUILD, "src/app/agent/redoubt-agent")
 NODE = "node-a"
 
 
+HELD = []
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that is this test's to its end: bound and not listened on, it is given to nobody
+    else, nor to a connection for its own end; a server that sets SO_REUSEADDR may bind it."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    HELD.append(held)
+    return held.getsockname()[1]
 
 
 def eventually(what, check, seconds=20.0):
