@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -235,6 +236,19 @@ static void the_will_survives_a_restarted_server(void **state)
     record_is(1, "will");
 }
 
+static void the_will_is_written_when_the_server_comes_back(void **state)
+{
+    (void)state;
+    assert_int_equal(lease(SHARE_CLAIM, 1, "held", "will"), ERR_OK);
+    daemon_dies();
+    smbd_kill(&server);
+    guard_speaks();
+    (void)poll(NULL, 0, 500);
+    smbd_start(&server, "");
+    keeper_ends();
+    record_is(1, "will");
+}
+
 static void a_keeper_never_outlives_its_time(void **state)
 {
     int status = 0;
@@ -283,6 +297,7 @@ int main(void)
         WILL(a_lost_claim_leaves_no_will),
         WILL(a_stale_renewal_drops_the_will),
         WILL(the_will_survives_a_restarted_server),
+        WILL(the_will_is_written_when_the_server_comes_back),
         cmocka_unit_test_setup_teardown(a_keeper_never_outlives_its_time, open_short,
                                         close_both),
         WILL(a_terminated_group_does_not_take_the_keeper_along),

@@ -17,6 +17,8 @@
 #include "sys/keeper/keeper_wire.h"
 #include "sys/smb/smb_store.h"
 
+enum { WILL_AGAIN_MS = 50 };
+
 struct args {
     struct smb_options smb;
     const char *credentials;
@@ -189,18 +191,29 @@ static void bound_own_life(uint32_t ms)
     (void)setitimer(ITIMER_REAL, &t, NULL);
 }
 
+static enum err bequeath(struct smb_store **st, const struct args *args, struct will *w,
+                         struct err_info *why)
+{
+    enum err e = *st ? ERR_OK : open_store(st, args, why);
+
+    return e ? e
+             : smb_store_bequeath(*st, w->epoch, text_of(w->last), text_of(w->will), why);
+}
+
+/* Tried again while the file server cannot be reached, until the alarm: an attempt whose
+ * outcome is unknown is seen by the record that it left. */
 static void execute_will(struct smb_store **st, const struct args *args, struct will *w)
 {
     struct err_info why;
-    enum err e = ERR_OK;
 
     bound_own_life(args->will_wait_ms + args->smb.timeout_ms);
     if (w->epoch == 0 || !guard_says_gone(args->will_wait_ms))
         return;
-    if (!*st)
-        e = open_store(st, args, &why);
-    if (e == ERR_OK)
-        e = smb_store_bequeath(*st, w->epoch, text_of(w->last), text_of(w->will), &why);
+    enum err e = bequeath(st, args, w, &why);
+    while (e == ERR_IO || e == ERR_TIMEOUT) {
+        (void)poll(NULL, 0, WILL_AGAIN_MS);
+        e = bequeath(st, args, w, &why);
+    }
     if (e)
         (void)fprintf(stderr, "redoubt-keeper: will: %s\n", why.what);
 }
