@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import tempfile
 import time
 import uuid
@@ -308,6 +309,47 @@ def test_a_node_knows_the_policies_before_it_is_active(daemon, database, epoch, 
     daemon.epoch = epoch
     eventually("a session", lambda: "database=ready" in daemon.status())
     assert Agent(daemon, certificates).until("a policy", lambda t: t.hash)
+
+
+def active_again(active, database):
+    eventually("a warm session", lambda: "database warm" in active.status())
+    active.epoch += 1
+    database.raise_fence(active.epoch)
+    active.active(active.epoch)
+    eventually("a session", lambda: "database=ready" in active.status())
+
+
+def test_what_changes_while_a_node_that_steps_down_has_no_session_is_known(
+        active, session, database, certificates):
+    put_policy(session, engine__threads=3)
+    Agent(active, certificates).until("a policy", has_threads(3))
+    postmaster = database.pids()[0]
+    os.kill(postmaster, signal.SIGSTOP)  # nobody gets a session now; who has one goes on
+    try:
+        active.standby()
+        eventually("it steps down", lambda: "standby epoch=" in active.log_text())
+        put_policy(session, engine__threads=4)
+    finally:
+        os.kill(postmaster, signal.SIGCONT)
+    active_again(active, database)
+    Agent(active, certificates).until("the change", has_threads(4))
+
+
+def test_a_node_that_steps_down_while_it_reads_the_policies_reads_them_again(
+        active, session, database, certificates):
+    put_policy(session, engine__threads=3)
+    Agent(active, certificates).until("a policy", has_threads(3))
+    with contextlib.closing(database.connect()) as lock, lock.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE redoubt.effective IN ACCESS EXCLUSIVE MODE")
+        database.query("SELECT pg_notify('redoubt', '{\"t\":\"policy\"}')")
+        eventually("it reads them", lambda: database.query(
+            "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND query LIKE '%%FROM redoubt.effective%%'"))
+        active.standby()
+        eventually("it steps down", lambda: "standby epoch=" in active.log_text())
+    put_policy(session, engine__threads=4)
+    active_again(active, database)
+    Agent(active, certificates).until("the change", has_threads(4))
 
 
 # --- events ---------------------------------------------------------------------------------

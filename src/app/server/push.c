@@ -195,6 +195,10 @@ enum err push_start(struct server *s, struct err_info *info)
 
 void push_standby(struct server *s)
 {
+    /* The session ends without a word: what it was asked is not answered, and what was told
+     * while there is none is not known.  The next one reads all again (store_changed). */
+    s->was_down = true;
+    s->policies_reading = false;
     while (!STAILQ_EMPTY(&s->notes))
         note_drop(s);
 }
