@@ -396,7 +396,7 @@ BEGIN
       AND (NOT s ? 'status' OR d.status = ANY (redoubt.texts_of(s -> 'status')))
       AND (NOT s ? 'tag' OR d.tags && redoubt.texts_of(s -> 'tag'))
       AND (NOT s ? 'connected'
-           OR (d.connected_at IS NOT NULL) = (s ->> 'connected')::boolean)
+           OR redoubt.device_connected(d) = (s ->> 'connected')::boolean) -- 0011
     ORDER BY d.id LIMIT most;
 END $$;
 

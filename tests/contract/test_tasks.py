@@ -309,6 +309,19 @@ def test_targets(session):
     session.api("api_task_delete", path={"id": task}, actor=small)
 
 
+def test_who_was_connected_to_the_node_before_is_not_connected(session):
+    """It broke, and could not store the end of the connections."""
+    (epoch,), = session.rows("SELECT epoch FROM redoubt.fence")
+    here, before = (session.device() for _ in range(2))
+    for device, connected in ((here, epoch), (before, epoch - 1)):
+        session.rows("UPDATE redoubt.device SET tags = '{asked}', connected_epoch = %s, "
+                     "connected_at = now() WHERE id = %s", connected, device)
+    for connected, reached in ((True, {here}), (False, {before})):
+        task = session.task(target={"select": {"tag": "asked", "connected": connected}})
+        assert set(session.runs(session.start(task))) == reached
+        session.api("api_task_delete", path={"id": task})
+
+
 def test_many_devices_in_pieces(session):
     top = group(session, "many")
     session.rows("INSERT INTO redoubt.device (id, group_id) SELECT gen_random_uuid(), %s "
