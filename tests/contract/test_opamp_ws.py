@@ -164,6 +164,18 @@ def test_a_connection_is_known_and_its_end(active, database, certificates):
         database, certificates, "connected_epoch") == (None,))
 
 
+def test_a_strange_device_does_not_keep_others_from_being_told(active, session, database,
+                                                               certificates):
+    strange = Agent(active, certificates, "two", instance="\x01" * 63)
+    strange.until("a policy", lambda t: t.hash)
+    agent = Agent(active, certificates)
+    agent.until("a policy", lambda t: t.hash)
+    database.query("SELECT pg_notify('redoubt', %s)",
+                   json.dumps({"t": "device", "d": certificates.ids["two"]}))
+    put_policy(session, engine__threads=9)
+    agent.until("the change", has_threads(9))
+
+
 def test_a_heartbeat_is_stored_as_seen(active, database, certificates):
     agent = Agent(active, certificates)
     before, = row(database, certificates, "last_seen")

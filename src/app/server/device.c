@@ -17,10 +17,14 @@ enum {
     RETRY_FLOOD_MS = 5000,
     FLOOD_TOLD_MS = 60000,
     TOKEN_BYTES = 4096, /* of a message cost one token more */
-    REPLY_MAX = 8192
+    REPLY_MAX = 8192,
+    REFRESH_MAX = 640
 };
 
 static_assert(REPORT_BATCH_MAX * 64 + 1024 <= REPLY_MAX, "receipts without reasons fit");
+static_assert(6 * sizeof(((struct conn *)0)->instance) + TLS_SERIAL + UUID_TEXT + 64 <=
+                  REFRESH_MAX,
+              "a question that does not fit would keep all those behind it");
 
 /* An AgentToServer, or a question about a device, that waits for its commit. */
 struct request {
@@ -562,7 +566,7 @@ void device_message(struct conn *c, struct str bytes)
 bool device_refresh(struct conn *c)
 {
     struct request *r = store_busy(c->server->store) ? NULL : request_new(c);
-    char text[320];
+    char text[REFRESH_MAX];
     struct text t;
 
     if (!r)
