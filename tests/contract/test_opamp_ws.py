@@ -140,6 +140,19 @@ def has_threads(count):
     return lambda told: told.hash and told.policy["engine.threads"] == count
 
 
+@contextlib.contextmanager
+def frozen_session(active, session, database):
+    """The worker's session does not go on; yields the process that serves it."""
+    (pid,), = database.query(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND pid <> %s",
+        f"redoubt/server/{active.epoch}", session.one("SELECT pg_backend_pid()"))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 # --- who is there ---------------------------------------------------------------------------
 
 def test_the_first_answer_says_what_the_server_can_do(active, certificates):
@@ -362,6 +375,25 @@ def test_a_node_that_steps_down_while_it_reads_the_policies_reads_them_again(
     put_policy(session, engine__threads=4)
     active_again(active, database)
     Agent(active, certificates).until("the change", has_threads(4))
+
+
+def test_policies_that_could_not_be_read_are_read_again(
+        active, session, database, certificates):
+    put_policy(session, engine__threads=3)
+    agent = Agent(active, certificates)
+    agent.until("a policy", has_threads(3))
+    with contextlib.closing(database.connect()) as lock, lock.cursor() as cursor:
+        with frozen_session(active, session, database) as pid:
+            put_policy(session, engine__threads=4)
+            cursor.execute("BEGIN; LOCK TABLE redoubt.effective IN ACCESS EXCLUSIVE MODE")
+        (began,), = eventually("it reads them", lambda: database.query(
+            "SELECT query_start FROM pg_stat_activity"
+            " WHERE pid = %s AND wait_event_type = 'Lock'", pid))
+        database.query("SELECT pg_cancel_backend(%s)", pid)
+        eventually("that failed", lambda: database.query(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE pid = %s AND (state = 'idle' OR query_start <> %s)", pid, began))
+    agent.until("the change", has_threads(4))
 
 
 # --- events ---------------------------------------------------------------------------------

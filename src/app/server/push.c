@@ -272,6 +272,24 @@ static void policies_changed(struct server *s)
     }
 }
 
+static void refresh_all(struct server *s)
+{
+    struct conn *c;
+
+    LIST_FOREACH(c, &s->conns, all)
+    if (c->trust >= CONN_ADMITTED)
+        push_todo(c, TODO_REFRESH);
+}
+
+/* What changed is not known: the session may live on, and nobody would tell it again. */
+static void read_failed(struct server *s, enum store_query query)
+{
+    switch (query) {
+    case STORE_READ_POLICIES: s->policies_due = true; break; /* soon: on_notes */
+    case STORE_READ_DEVICES: refresh_all(s); break;
+    }
+}
+
 void push_rows(void *server, enum store_query query, const struct store_rows *rows)
 {
     struct server *s = server;
@@ -279,8 +297,10 @@ void push_rows(void *server, enum store_query query, const struct store_rows *ro
 
     if (query == STORE_READ_POLICIES)
         s->policies_reading = false;
-    if (!rows)
-        return; /* the session has ended: with the next one all is read again */
+    if (!rows) {
+        read_failed(s, query);
+        return;
+    }
     switch (query) {
     case STORE_READ_POLICIES:
         policies_take(s->policies, rows);
@@ -300,10 +320,6 @@ void push_rows(void *server, enum store_query query, const struct store_rows *ro
 
 void push_catch_up(struct server *s)
 {
-    struct conn *c;
-
     policies_read(s);
-    LIST_FOREACH(c, &s->conns, all)
-    if (c->trust >= CONN_ADMITTED)
-        push_todo(c, TODO_REFRESH);
+    refresh_all(s);
 }
