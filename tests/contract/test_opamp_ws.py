@@ -189,6 +189,18 @@ def test_a_strange_device_does_not_keep_others_from_being_told(active, session, 
     agent.until("the change", has_threads(9))
 
 
+def test_the_end_of_a_connection_is_stored_though_the_session_was_lost(
+        active, session, database, certificates):
+    agent = Agent(active, certificates)
+    with frozen_session(active, session, database) as pid:
+        agent.device.close()
+        eventually("it has gone", lambda: "connections=0" in active.status())
+        time.sleep(1.5)  # the DBMS is told once a second, and does not answer
+        database.query("SELECT pg_terminate_backend(%s)", pid)
+    eventually("the end of the connection is stored", lambda: row(
+        database, certificates, "connected_epoch") == (None,))
+
+
 def test_a_heartbeat_is_stored_as_seen(active, database, certificates):
     agent = Agent(active, certificates)
     before, = row(database, certificates, "last_seen")

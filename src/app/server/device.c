@@ -399,9 +399,8 @@ void device_done(void *server, uint64_t ticket, const struct store_done *done)
 {
     struct request *r = (struct request *)(uintptr_t)ticket;
 
-    (void)server;
-    if (!r)
-        return; /* a note: see push.c */
+    if (ticket == 0 || push_done(server, ticket, done->outcome))
+        return;
     struct conn *c = r->conn;
     if (c && r->hello && c->trust == CONN_ASKED)
         c->trust = CONN_UNKNOWN; /* until the answer says more */

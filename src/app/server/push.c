@@ -19,7 +19,7 @@ enum {
 
 /* What the DBMS is to learn of a device: that it was heard, or that it has gone. */
 struct note {
-    STAILQ_ENTRY(note) next;
+    TAILQ_ENTRY(note) next; /* of server.notes, or of notes_sent until it is stored */
     struct uuid device;
     char since[sizeof(((struct conn *)0)->since)]; /* gone: the connection; else "" */
 };
@@ -33,17 +33,41 @@ static void note_add(struct conn *c, const char *since)
         return;
     n->device = c->device_id;
     (void)snprintf(n->since, sizeof(n->since), "%s", since);
-    STAILQ_INSERT_TAIL(&s->notes, n, next);
+    TAILQ_INSERT_TAIL(&s->notes, n, next);
     s->note_count++;
 }
 
-static void note_drop(struct server *s)
+static void notes_drop(struct server *s, struct note_list *list)
 {
-    struct note *n = STAILQ_FIRST(&s->notes);
+    struct note *n;
 
-    STAILQ_REMOVE_HEAD(&s->notes, next);
+    while ((n = TAILQ_FIRST(list))) {
+        TAILQ_REMOVE(list, n, next);
+        s->note_count--;
+        free(n);
+    }
+}
+
+/* Requests are aligned: an odd ticket is a note's. */
+static uint64_t note_ticket(const struct note *n)
+{
+    return (uint64_t)(uintptr_t)n | 1u;
+}
+
+bool push_done(struct server *s, uint64_t ticket, enum store_outcome outcome)
+{
+    struct note *n = (struct note *)(uintptr_t)(ticket & ~(uint64_t)1);
+
+    if (!(ticket & 1u))
+        return false;
+    TAILQ_REMOVE(&s->notes_sent, n, next);
+    if (outcome == STORE_UNKNOWN) { /* nobody else will ever tell that it has gone */
+        TAILQ_INSERT_TAIL(&s->notes, n, next);
+        return true;
+    }
     s->note_count--;
     free(n);
+    return true;
 }
 
 static void notes_send(struct server *s)
@@ -51,7 +75,7 @@ static void notes_send(struct server *s)
     struct note *n;
 
     for (int i = 0;
-         i < NOTES_AT_ONCE && !store_busy(s->store) && (n = STAILQ_FIRST(&s->notes));
+         i < NOTES_AT_ONCE && !store_busy(s->store) && (n = TAILQ_FIRST(&s->notes));
          i++) {
         char id[UUID_TEXT], item[160];
         struct text t;
@@ -62,9 +86,10 @@ static void notes_send(struct server *s)
             text_add(&t, "{\"device\":\"%s\",\"gone\":\"%s\"}", id, n->since);
         else
             text_add(&t, "{\"device\":\"%s\",\"seen\":true}", id);
-        if (store_add(s->store, 0, (struct str){ t.p, t.n }) != ERR_OK)
+        if (store_add(s->store, note_ticket(n), (struct str){ t.p, t.n }) != ERR_OK)
             return; /* later */
-        note_drop(s);
+        TAILQ_REMOVE(&s->notes, n, next);
+        TAILQ_INSERT_TAIL(&s->notes_sent, n, next);
     }
 }
 
@@ -175,7 +200,8 @@ enum err push_start(struct server *s, struct err_info *info)
 
     TAILQ_INIT(&s->todo);
     TAILQ_INIT(&s->held);
-    STAILQ_INIT(&s->notes);
+    TAILQ_INIT(&s->notes);
+    TAILQ_INIT(&s->notes_sent);
     s->was_down = true;
     s->policies = policies_new();
     int n = sd_event_add_time_relative(s->event, &s->pump, CLOCK_BOOTTIME, 0,
@@ -199,8 +225,8 @@ void push_standby(struct server *s)
      * while there is none is not known.  The next one reads all again (store_changed). */
     s->was_down = true;
     s->policies_reading = false;
-    while (!STAILQ_EMPTY(&s->notes))
-        note_drop(s);
+    notes_drop(s, &s->notes);
+    notes_drop(s, &s->notes_sent);
 }
 
 void push_stop(struct server *s)

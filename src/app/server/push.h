@@ -27,7 +27,8 @@ void push_forget(struct conn *c);
 /* How long the device may be silent. */
 uint32_t push_idle_ms(const struct conn *c);
 
-/* Hooks of the store. */
+/* Hooks of the store.  push_done: false, if the ticket is none of ours. */
+bool push_done(struct server *s, uint64_t ticket, enum store_outcome outcome);
 void push_notified(void *server, struct str payload);
 void push_rows(void *server, enum store_query query, const struct store_rows *rows);
 /* There is a session (again): what was told meanwhile is not known. */

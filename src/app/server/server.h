@@ -66,7 +66,7 @@ struct policies;
 LIST_HEAD(conn_list, conn);
 TAILQ_HEAD(conn_queue, conn);
 LIST_HEAD(request_list, request);
-STAILQ_HEAD(note_list, note);
+TAILQ_HEAD(note_list, note);
 
 struct server_counts {
     uint64_t accepted, handshakes_failed, resumed, strangers, bad_http, bad_messages,
@@ -96,8 +96,8 @@ struct server {
     struct conn_queue todo, held; /* held: not read until the DBMS has caught up */
     uint64_t retry_ms;            /* when the next device that is sent away may come */
     struct request_list requests;
-    struct note_list notes;
-    uint32_t note_count;
+    struct note_list notes, notes_sent;      /* sent: the DBMS has not answered yet */
+    uint32_t note_count;                     /* of both */
     struct conn_list bucket[SERVER_BUCKETS]; /* by device id */
     struct server_counts counts;
     char store_why[160];
