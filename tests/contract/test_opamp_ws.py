@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import signal
+import socket
+import struct
 import tempfile
 import time
 import uuid
@@ -197,6 +199,23 @@ def test_the_end_of_a_connection_is_stored_though_the_session_was_lost(
         eventually("it has gone", lambda: "connections=0" in active.status())
         time.sleep(1.5)  # the DBMS is told once a second, and does not answer
         database.query("SELECT pg_terminate_backend(%s)", pid)
+    eventually("the end of the connection is stored", lambda: row(
+        database, certificates, "connected_epoch") == (None,))
+
+
+def test_a_device_that_goes_before_it_is_answered_is_not_connected(
+        active, session, database, certificates):
+    agent = Agent(active, certificates, hello=False)
+    with frozen_session(active, session, database):
+        agent.send(field(3, field(2, attribute("host.name", "in-a-hurry"))))
+        eventually("it waits", lambda: "connections=1" in active.status())
+        time.sleep(0.5)  # the message is on its way to the DBMS
+        agent.device.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                       struct.pack("ii", 1, 0))
+        agent.device.close()
+        eventually("it has gone", lambda: "connections=0" in active.status())
+    eventually("its message is stored", lambda: session.rows(
+        "SELECT 1 FROM redoubt.device WHERE name = 'in-a-hurry'"))
     eventually("the end of the connection is stored", lambda: row(
         database, certificates, "connected_epoch") == (None,))
 

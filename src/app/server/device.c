@@ -395,6 +395,20 @@ static void refused(struct request *r, const char *why)
     request_answer(r, STR(""));
 }
 
+/* It has gone before it was told that it is connected. */
+static void gone_before(struct server *s, const struct request *r, struct str answer)
+{
+    struct json_object o, hello;
+    const struct json_member *m;
+    char state[16], at[sizeof(((struct conn *)0)->since)];
+
+    if (json_load(&o, answer) == ERR_OK && (m = json_find(&o, "hello")) &&
+        json_load(&hello, m->raw) == ERR_OK &&
+        json_get_text(&hello, "state", state, sizeof(state)) &&
+        strcmp(state, "ok") == 0 && json_get_text(&hello, "at", at, sizeof(at)))
+        push_gone_before(s, &r->uid, at);
+}
+
 void device_done(void *server, uint64_t ticket, const struct store_done *done)
 {
     struct request *r = (struct request *)(uintptr_t)ticket;
@@ -414,6 +428,8 @@ void device_done(void *server, uint64_t ticket, const struct store_done *done)
         else
             send_away(c, &r->uid, done->why, RETRY_SOON_MS);
     }
+    if (!c && r->hello && done->outcome == STORE_COMMITTED)
+        gone_before(server, r, done->answer);
     request_free(r);
     if (c)
         conn_resume(c);

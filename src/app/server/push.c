@@ -24,14 +24,13 @@ struct note {
     char since[sizeof(((struct conn *)0)->since)]; /* gone: the connection; else "" */
 };
 
-static void note_add(struct conn *c, const char *since)
+static void note_add(struct server *s, const struct uuid *device, const char *since)
 {
-    struct server *s = c->server;
     struct note *n;
 
     if (s->note_count == NOTES_MAX || !(n = calloc(1, sizeof(*n))))
         return;
-    n->device = c->device_id;
+    n->device = *device;
     (void)snprintf(n->since, sizeof(n->since), "%s", since);
     TAILQ_INSERT_TAIL(&s->notes, n, next);
     s->note_count++;
@@ -99,7 +98,19 @@ void push_gone(struct conn *c)
         TAILQ_REMOVE(&c->server->todo, c, turn);
     c->waiting = false;
     if (c->since[0] && c->server->active)
-        note_add(c, c->since);
+        note_add(c->server, &c->device_id, c->since);
+}
+
+void push_gone_before(struct server *s, const struct uuid *device, const char *since)
+{
+    const struct conn *c;
+
+    /* Another one of its connections that was stored with it: its end is not this one. */
+    LIST_FOREACH(c, conn_bucket(s, device), device)
+    if (uuid_eq(&c->device_id, device) &&
+        (c->trust == CONN_ASKED || strcmp(c->since, since) == 0))
+        return;
+    note_add(s, device, since);
 }
 
 void push_seen(struct conn *c)
@@ -108,7 +119,7 @@ void push_seen(struct conn *c)
         (c->seen_ms != 0 && c->server->now_ms - c->seen_ms < SEEN_MS))
         return;
     c->seen_ms = c->server->now_ms;
-    note_add(c, "");
+    note_add(c->server, &c->device_id, "");
 }
 
 void push_forget(struct conn *c)

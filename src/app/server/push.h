@@ -20,6 +20,8 @@ void push_stop(struct server *s);
 void push_todo(struct conn *c, enum conn_todo what);
 /* The connection was closed: tell the DBMS. */
 void push_gone(struct conn *c);
+/* The same of one that was closed before the DBMS had answered when it began. */
+void push_gone_before(struct server *s, const struct uuid *device, const char *since);
 /* A message without anything to store: the DBMS learns it a little later. */
 void push_seen(struct conn *c);
 /* Frees what waits to be sent. */
