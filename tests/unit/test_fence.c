@@ -225,6 +225,28 @@ static void a_newer_raise_overtakes(void **state)
     assert_int_equal(t.answers, 2);
 }
 
+/* The answer to the older one, which was on its way, is not the newer one's. */
+static void a_newer_raise_overtakes_one_that_is_on_its_way(void **state)
+{
+    char super[200];
+    uint64_t epoch = epoch_now();
+
+    (void)state;
+    (void)snprintf(super, sizeof(super), "host=%s dbname=redoubt user=root", pg.folder);
+    wait_state(FENCE_GOOD);
+    PGconn *c = PQconnectdb(super);
+    PQclear(PQexec(c, "BEGIN; SELECT pg_advisory_xact_lock_shared(1380208450, 1)"));
+    ask(5, epoch + 1);
+    for (struct mono end = mono_after(now_of(), 200); !mono_reached(now_of(), end);)
+        assert_true(sd_event_run(t.loop, 10000) >= 0);
+    ask(6, epoch + 2);
+    PQfinish(c);
+    enum err e = wait_answer(6);
+    assert_int_equal(e, ERR_OK);
+    assert_int_equal(t.found, epoch + 2);
+    assert_int_equal(epoch_now(), epoch + 2);
+}
+
 static void a_transaction_in_the_way_is_reported_in_time(void **state)
 {
     char super[200];
@@ -543,6 +565,7 @@ int main(void)
         RULE(health_says_what_the_fence_is_at),
         RULE(raising_is_answered_and_seen),
         RULE(a_newer_raise_overtakes),
+        RULE(a_newer_raise_overtakes_one_that_is_on_its_way),
         RULE(a_transaction_in_the_way_is_reported_in_time),
         RULE(a_frozen_dbms_is_noticed_and_a_raise_answered_in_time),
         RULE(a_dead_warm_connection_does_not_cost_the_raise),

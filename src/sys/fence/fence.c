@@ -11,8 +11,8 @@ enum {
 };
 
 struct raise {
-    uint32_t request; /* 0: none */
-    uint64_t epoch;
+    uint32_t request;      /* 0: none */
+    uint64_t epoch, asked; /* asked: by the try that was sent last */
     bool sent;
     struct mono deadline;
     enum err last; /* why the last try failed */
@@ -223,7 +223,11 @@ static void on_raise(void *ctx, enum err err, const PGresult *r,
     f->raise.sent = false;
     if (f->raise.request == 0)
         return; /* it was answered by its time limit */
-    if (err == ERR_OK) {
+    if (f->raise.asked != f->raise.epoch) {
+        /* The answer to one that was overtaken says nothing about the present one. */
+        dbc_retry_now(f->dbc);
+        send_raise(f);
+    } else if (err == ERR_OK) {
         raised(f, r);
     } else if (r && !err_may_retry(err)) {
         end_raise(f, err, 0, why);
@@ -254,6 +258,7 @@ static void send_raise(struct fence_pg *f)
     (void)snprintf(epoch, sizeof(epoch), "%llu", (unsigned long long)f->raise.epoch);
     (void)snprintf(wait, sizeof(wait), "%u", wait_ms);
     f->raise.sent = true;
+    f->raise.asked = f->raise.epoch;
     dbc_query(f->dbc, try_ms(f),
               "SELECT ok, epoch, node, ended, why"
               " FROM redoubt.raise_fence($1::bigint, $2, $3::int)",
