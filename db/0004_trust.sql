@@ -668,5 +668,6 @@ BEGIN
     PERFORM redoubt.event_add(d.id, 'device_revoked', 'warning', jsonb_strip_nulls(
         jsonb_build_object('reason', why, 'serial', one, 'by', actor -> 'name')));
     PERFORM redoubt.device_changed(d.id);
+    PERFORM redoubt.licences_changed(); -- 0013: the proxy forgets the lease
     RETURN redoubt.api_device_get(actor, path, '{}', '{}');
 END $$;

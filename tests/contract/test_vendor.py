@@ -557,6 +557,29 @@ def test_a_revoked_device_loses_its_seat_and_gets_none(place, proxy, tmp_path):
     assert refused(request(proxy, place.certificates, "d3")) == (403, "revoked")
 
 
+def test_a_revoked_certificate_gets_no_lease_out_of_memory(place, proxy, tmp_path):
+    path = tmp_path / "licence.json"
+    path.write_text(place.keys.sign(seats=5))
+    place.ctl("licence", "import", str(path))
+    device = str(uuid.uuid4())
+    place.certificates.sign("cut", "cut", f"URI:urn:uuid:{device}", "clientAuth")
+    place.certificates.devices["cut"] = device
+    serial = subprocess.run(["openssl", "x509", "-noout", "-serial", "-in",
+                             place.certificates.path("cut.pem")], check=True,
+                            capture_output=True, text=True).stdout.strip().split("=")[1].lower()
+    place.fenced("SELECT redoubt.device_store(%s)",
+                 json.dumps([{"device": device, "name": "cut"}]))
+    place.fenced("INSERT INTO redoubt.certificate (serial, device_id, not_after)"
+                 " VALUES (%s, %s, now() + interval '1 day')", serial.lstrip("0"), device)
+    lease(place, proxy, "cut")
+    place.fenced("SELECT redoubt.api_device_revoke(%s, %s, '{}', %s)",
+                 json.dumps({"kind": "local", "name": "root", "role": "administrator",
+                             "scope": None}),
+                 json.dumps({"id": device}), json.dumps({"serial": serial.lstrip("0")}))
+    world.eventually("refused", lambda: request(proxy, place.certificates, "cut")[0] == 403)
+    assert refused(request(proxy, place.certificates, "cut")) == (403, "revoked")
+
+
 def test_a_licence_counts_from_the_moment_it_is_there(place, proxy, tmp_path):
     path = tmp_path / "licence.json"
     path.write_text(place.keys.sign(seats=5))
