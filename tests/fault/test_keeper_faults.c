@@ -308,6 +308,25 @@ static void a_corrected_password_needs_no_restart(void **state)
     assert_int_equal(one.replaced, 0);
 }
 
+/* A server that comes back from a crash may refuse everybody at first, before it knows its
+ * users; what it has forgotten it has forgotten all the same. */
+static void a_connection_after_a_refused_one_is_a_new_session(void **state)
+{
+    (void)state;
+    assert_int_equal(contract_claim(&world, &world.a, 1, "a"), ERR_OK);
+    uint32_t session = world.a.a.session;
+    for (int i = 0; i < 3; i++) {
+        smbd_kill(&server);
+        smbd_start(&server, "invalid users = root");
+        assert_int_equal(poll_1(), ERR_DENIED);
+        smbd_kill(&server);
+        smbd_start(&server, "");
+        assert_int_equal(poll_1(), ERR_OK);
+        assert_true(world.a.a.session > session);
+        session = world.a.a.session;
+    }
+}
+
 static void a_program_that_is_missing_is_a_wrong_configuration(void **state)
 {
     struct keeper_options o = keeper_end_options(&server);
@@ -549,6 +568,7 @@ int main(void)
         WITH(open_default, a_dead_server_is_an_error_and_not_a_replacement),
         WITH(open_default, a_connection_that_broke_before_the_write_leaves_no_doubt),
         WITH(open_default, a_new_connection_is_a_new_session),
+        WITH(open_default, a_connection_after_a_refused_one_is_a_new_session),
         WITH(open_hasty, a_server_that_hangs_is_a_timeout_and_heals),
         WITH(NULL, a_server_that_hangs_for_long_does_not_make_a_storm_of_keepers),
         WITH(open_default, a_killed_keeper_is_replaced_before_it_is_needed),

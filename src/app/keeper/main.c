@@ -19,6 +19,9 @@
 
 enum { WILL_AGAIN_MS = 50 };
 
+/* Connections of the stores that are gone: a number that was told never comes again. */
+static uint32_t connections_before;
+
 struct args {
     struct smb_options smb;
     const char *credentials;
@@ -117,7 +120,7 @@ static bool answer(const struct smb_store *st, const struct share_answer *a, cha
 
     if (st)
         stats = smb_store_stats(st);
-    struct keeper_news news = { .connections = stats.connections };
+    struct keeper_news news = { .connections = connections_before + stats.connections };
     if (stats.dialect != SMB_DIALECT_NONE)
         (void)snprintf(news.dialect, sizeof(news.dialect), "%s",
                        smb_dialect_name(stats.dialect));
@@ -144,7 +147,8 @@ static bool serve_one(struct smb_store **st, const struct args *args,
     if (rq)
         will_follow(w, rq, a.err);
     bool up = answer(*st, &a, reply);
-    if (a.err == ERR_DENIED) {
+    if (a.err == ERR_DENIED && *st) {
+        connections_before += smb_store_stats(*st).connections;
         smb_store_free(*st);
         *st = NULL;
     }
