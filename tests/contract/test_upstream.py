@@ -91,6 +91,25 @@ def test_the_active_node_brings_a_set_and_then_what_is_newer(store, source):
     assert source.url in told["source"]
 
 
+def test_a_node_that_is_active_again_does_not_tell_the_age_of_before(store):
+    mirror = active(store)
+    mirror.wait("version 4", lambda: version(store) == 4)
+    mirror.wait("its age is told", lambda: mirror.state()["signatures"] == "critical")
+    mirror.lease(None)
+    mirror.wait("it is told no more", lambda: mirror.state()["signatures"] == "")
+    store.write("UPDATE redoubt.signature_source SET critical_h = 0, warning_h = 0")
+    try:
+        told = len(mirror.states)
+        store.epoch += 1
+        store.database.raise_fence(store.epoch)
+        mirror.lease(store.epoch)
+        mirror.wait("it is told again", lambda: mirror.state()["signatures"])
+        assert not [s for s in mirror.states[told:] if s["signatures"] == "critical"]
+    finally:
+        store.write("UPDATE redoubt.signature_source SET critical_h = DEFAULT, "
+                    "warning_h = DEFAULT")
+
+
 def test_the_passive_node_asks_nobody(store, source):
     passive = store.mirror("node-b")
     mirror = active(store)

@@ -80,6 +80,7 @@ void active_turn(struct mirror *m)
             return;
         if (times.epoch != epoch) {
             times.epoch = epoch;
+            upstream_news();
             memset(times.due, 0, sizeof(times.due));
         }
         if (mono_reached(mirror_now(), times.due[i]) &&

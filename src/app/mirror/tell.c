@@ -66,6 +66,8 @@ static json_t *state_json(const struct mirror *m)
 
 void tell_state(struct mirror *m)
 {
+    if (!mirror_is_active(m, NULL))
+        m->signatures.status[0] = '\0'; /* not of now, when it is active again */
     const struct mono now = mirror_now();
     const bool late = mono_reached(now, mono_after(m->told, SIGN_OF_LIFE_MS));
     json_t *v = state_json(m);
