@@ -145,10 +145,6 @@ static void claim(struct node *n, struct node_actions *out)
     const bool readable = n->seen.lease_err == ERR_OK;
     const bool released = readable && n->seen.lease.released;
 
-    if (n->maintenance) { /* see unclaimed() */
-        n->maintenance = false;
-        node_act(out, NODE_ACT_REMEMBER)->epoch = n->known_epoch;
-    }
     n->takeover.old_alive = n->seen.changed;
     n->takeover.decided = n->last;
     n->promotion.waited = n->seen.top < n->known_epoch; /* see doubtful() */
@@ -226,6 +222,11 @@ void node_claiming(struct node *n, const struct answer *a, struct node_actions *
         n->due.scan = n->last;
         node_move(n, NODE_FOLLOWING, NODE_WHY_WALKED, out);
         return;
+    }
+    /* See unclaimed(): the epoch is ours, or may be.  Who was too late stays in maintenance. */
+    if (n->maintenance && (a->err == ERR_OK || a->err == ERR_TIMEOUT)) {
+        n->maintenance = false;
+        node_act(out, NODE_ACT_REMEMBER)->epoch = n->known_epoch;
     }
     const uint64_t epoch = n->seen.top + 1;
     /* L5: counted from before the create was sent. */
