@@ -65,7 +65,7 @@ static bool forward(int client, int server, const enum cut *cut)
         size_t n = message(from, buf);
         bool now = from == client && meant(buf, n, *cut);
 
-        if (n == 0 || (now && *cut == CUT_WRITE))
+        if (n == 0 || (now && (*cut == CUT_WRITE || *cut == CUT_WRITE_AND_STOP)))
             return now;
         if (send(from == client ? server : client, buf, n, MSG_NOSIGNAL) != (ssize_t)n)
             return false;
@@ -87,6 +87,8 @@ static void connection(int client, uint16_t server_port, enum cut *cut)
         forward(client, server, cut)) {
         if (*cut == CUT_WRITE_ANSWER_FOR_GOOD)
             (void)kill(getppid(), SIGKILL);
+        if (*cut == CUT_WRITE_AND_STOP)
+            (void)kill(getppid(), SIGSTOP);
         *cut = CUT_NOTHING;
     }
     _exit(0);
@@ -124,7 +126,7 @@ void cutter_start(struct cutter *c, uint16_t server_port, enum cut cut)
     CHECK(c->pid >= 0);
     if (c->pid == 0)
         serve(fd, server_port, shared);
-    (void)munmap(shared, sizeof(*shared));
+    c->cut = shared;
     (void)close(fd);
 }
 
@@ -132,4 +134,5 @@ void cutter_stop(struct cutter *c)
 {
     (void)kill(c->pid, SIGKILL);
     CHECK(waitpid(c->pid, NULL, 0) == c->pid);
+    (void)munmap(c->cut, sizeof(*c->cut));
 }

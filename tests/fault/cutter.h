@@ -17,11 +17,13 @@ enum cut {
     CUT_WRITE_ANSWER,
     CUT_WRITE,                 /* the WRITE itself is lost: not done */
     CUT_WRITE_ANSWER_FOR_GOOD, /* and nobody can connect any more */
+    CUT_WRITE_AND_STOP, /* as CUT_WRITE, and nobody can connect before SIGCONT to pid */
 };
 
 struct cutter {
     pid_t pid;
     uint16_t port;
+    enum cut *cut; /* what is still to be cut */
 };
 
 /* In a process of its own. */

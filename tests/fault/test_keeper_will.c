@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cutter.h"
 #include "keeper_end.h"
 
 static struct smbd server;
@@ -29,6 +30,8 @@ static void pump(void *arg)
         keeper_end_pump(&other);
 }
 
+static struct cutter cutter; /* before the server of mine, if its port is set */
+
 /* will_wait_ms: how long the keeper waits for the guard's word; the test may need a while. */
 static void open_waiting(uint32_t will_wait_ms, uint32_t slow_timeout_ms)
 {
@@ -41,6 +44,8 @@ static void open_waiting(uint32_t will_wait_ms, uint32_t slow_timeout_ms)
     o.gone_fd = gone[0];
     o.will_wait_ms = will_wait_ms;
     o.slow_timeout_ms = slow_timeout_ms;
+    if (cutter.port)
+        o.port = cutter.port;
     keeper_end_open(&mine, &world.a, &o);
 }
 
@@ -65,12 +70,21 @@ static int open_short(void **state)
     return 0;
 }
 
+static int open_through_cutter(void **state)
+{
+    cutter_start(&cutter, server.port, CUT_NOTHING);
+    return open_both(state);
+}
+
 static int close_both(void **state)
 {
     (void)state;
     keeper_end_close(&other);
     (void)close(gone[0]);
     (void)close(gone[1]);
+    if (cutter.port)
+        cutter_stop(&cutter);
+    cutter.port = 0;
     return 0;
 }
 
@@ -249,6 +263,25 @@ static void the_will_is_written_when_the_server_comes_back(void **state)
     record_is(1, "will");
 }
 
+/* A server that crashed may have forgotten the epoch, and the peer has made it anew, between the
+ * look at the record and the write. */
+static void a_will_whose_connection_breaks_looks_again(void **state)
+{
+    int status = 0;
+
+    (void)state;
+    assert_int_equal(lease(SHARE_CLAIM, 1, "held", "will"), ERR_OK);
+    daemon_dies();
+    *cutter.cut = CUT_WRITE_AND_STOP;
+    guard_speaks();
+    assert_int_equal(waitpid(cutter.pid, &status, WUNTRACED), cutter.pid);
+    assert_true(WIFSTOPPED(status));
+    assert_int_equal(contract_renew(&world, &world.b, 1, "someone else's"), ERR_OK);
+    assert_int_equal(kill(cutter.pid, SIGCONT), 0);
+    keeper_ends();
+    record_is(1, "someone else's");
+}
+
 static void a_keeper_never_outlives_its_time(void **state)
 {
     int status = 0;
@@ -298,6 +331,8 @@ int main(void)
         WILL(a_stale_renewal_drops_the_will),
         WILL(the_will_survives_a_restarted_server),
         WILL(the_will_is_written_when_the_server_comes_back),
+        cmocka_unit_test_setup_teardown(a_will_whose_connection_breaks_looks_again,
+                                        open_through_cutter, close_both),
         cmocka_unit_test_setup_teardown(a_keeper_never_outlives_its_time, open_short,
                                         close_both),
         WILL(a_terminated_group_does_not_take_the_keeper_along),

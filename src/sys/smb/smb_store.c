@@ -7,7 +7,8 @@ struct smb_store {
     struct smb *smb;              /* NULL: not connected */
     struct smb_store_stats stats; /* connections: those that are gone */
     uint32_t served;              /* connections made by the end of the last request */
-    bool unsure; /* a write of this request was sent and its answer lost */
+    bool unsure;     /* a write of this request was sent and its answer lost */
+    struct str over; /* of a will: the record that it may replace; else empty */
     struct err_info why;
     char lease[SHARE_LEASE_BYTES];
     char cluster[SHARE_REQUEST_BYTES];
@@ -173,10 +174,10 @@ static enum err do_claim(struct smb_store *st, const struct share_request *rq)
 static enum err do_renew(struct smb_store *st, const struct share_request *rq)
 {
     const struct name name = epoch_name(rq->epoch);
+    const struct str mark = st->over.n > 0 ? st->over : str_of(rq->mark);
     bool next = false, sent = false;
 
-    enum err e =
-        smb_rewrite_own(st->smb, name.s, str_of(rq->mark), rq->body, &sent, &st->why);
+    enum err e = smb_rewrite_own(st->smb, name.s, mark, rq->body, &sent, &st->why);
     if (sent)
         e = wrote(st, e);
     if (e == ERR_OK)
@@ -451,8 +452,10 @@ enum err smb_store_bequeath(struct smb_store *st, uint64_t epoch, struct str las
     if (a.err == ERR_OK && (a.top != epoch || !str_eq(a.lease, last)))
         return err_set(info, ERR_STALE, 0, "epoch %llu is not ours any more",
                        (unsigned long long)epoch);
+    st->over = last; /* also if the connection breaks after the look, and is made anew */
     if (a.err == ERR_OK)
         smb_store_serve(st, &write, &a);
+    st->over = (struct str){ NULL, 0 };
     if (a.err && info)
         *info = *a.why;
     return a.err;
