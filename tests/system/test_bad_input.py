@@ -176,6 +176,8 @@ def test_schema_of_a_newer_version(lab):
         start(lab, "node-a")
         expect_alarm(lab, "node-a", "database_schema")
         expect_nobody(lab)
+        told = " ".join(lab.host("node-a").run("redoubt", "explain").stdout.split())
+        assert "does not take over until what is said above is mended" in told
     finally:
         lab.sql("delete from redoubt.schema_version where version = 9999")
 

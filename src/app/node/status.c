@@ -406,7 +406,7 @@ static void explain_passive(struct daemon *d, json_t *l)
     else if (n->paused)
         say(l, "%s: this node does not take over while the cluster is paused.", lead);
     else if (ob & (NODE_OB_REGRESSED | NODE_OB_DUPLICATE | NODE_OB_RECORD |
-                   NODE_OB_STOPPING | NODE_OB_ADDRESS | NODE_OB_SHARE))
+                   NODE_OB_STOPPING | NODE_OB_ADDRESS | NODE_OB_SHARE | NODE_OB_SCHEMA))
         say(l, "%s: this node does not take over until what is said above is mended.",
             lead);
     else
