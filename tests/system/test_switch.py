@@ -1,5 +1,6 @@
 """Each reason to switch: the other node takes over, never are two active, nothing is lost."""
 import contextlib
+import json
 import os
 import signal
 import time
@@ -83,10 +84,20 @@ def test_all_services_die_at_once(scene):
     scene.expect_switch()
 
 
+def expect_logged(scene, node, alarm):
+    def logged():
+        told = scene.host(node).run("redoubt", "log", "--json", check=False).stdout
+        return any(e["node"] == node and e.get("id") == alarm
+                   for e in json.loads(told or "{}").get("entries", []))
+
+    scene.lab.wait_for(logged, 60, f"{alarm} is in the log of {node}")
+
+
 def test_guard_killed(scene):
     """Without its guard a node steps down by itself."""
     scene.host(scene.active).send("redoubt-guard", signal.SIGKILL)
     scene.expect_switch()
+    expect_logged(scene, scene.active, "guard_lost")
 
 
 def test_guard_and_daemon_killed(scene):
@@ -134,6 +145,7 @@ def test_frozen(scene, seconds, keep_network):
     host.thaw()
     if seconds > 2:
         scene.expect_switch()
+        expect_logged(scene, scene.active, "clock_jump")
     scene.expect_ready()
     scene.expect_reports()
 

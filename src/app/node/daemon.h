@@ -152,6 +152,8 @@ void journal_load(struct daemon *d, uint64_t *known_epoch, bool *maintenance);
 void journal_add(struct daemon *d, json_t *entry);
 json_t *journal_entry(struct daemon *d, const char *kind, const char *text);
 void journal_service(struct daemon *d, uint32_t i);
+/* One that has happened, and does not last: into the history, and to whom alerts go. */
+void journal_alarm(struct daemon *d, enum alarm id, const char *why);
 /* A text member of an entry, "" if it has none. */
 const char *entry_text(const json_t *entry, const char *key);
 json_t *journal_merged(struct daemon *d, size_t limit);

@@ -215,6 +215,16 @@ static json_t *evidence_of(const struct daemon *d)
         node_peer_can_take(n), "obstacles", passive ? status_obstacles(n) : json_array());
 }
 
+void journal_alarm(struct daemon *d, enum alarm id, const char *why)
+{
+    json_t *e = journal_entry(d, "alarm", alarm_info(id)->text);
+
+    (void)json_object_set_new(e, "id", json_string(alarm_info(id)->id));
+    (void)json_object_set_new(e, "why", json_string(why));
+    alert_send(d, e);
+    journal_add(d, e);
+}
+
 static void moved(void *impl, const struct journal_move *m)
 {
     struct daemon *d = impl;
@@ -250,12 +260,7 @@ static void moved(void *impl, const struct journal_move *m)
         alert_send(d, s);
         journal_add(d, s);
     } else if (strcmp(m->to, "fenced") == 0) {
-        json_t *f = journal_entry(d, "alarm", alarm_info(ALARM_LEASE_LOST)->text);
-
-        (void)json_object_set_new(f, "id", json_string("lease_lost"));
-        (void)json_object_set_new(f, "why", json_string(m->why));
-        alert_send(d, f);
-        journal_add(d, f);
+        journal_alarm(d, ALARM_LEASE_LOST, m->why);
     }
 }
 

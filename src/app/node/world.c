@@ -249,16 +249,35 @@ static void on_replaced(void *arg, const char *why)
 
 /* ---- guard ---- */
 
+static void guard_lost(struct daemon *d, const char *why)
+{
+    const bool news = d->running && !d->run.node.stop;
+
+    log_event(LOG_LEVEL_ERROR, "guard_lost", log_str("why", why));
+    world_event(d, &(struct node_event){ .kind = NODE_EV_GUARD_LOST }); /* first of all */
+    if (news)
+        journal_alarm(d, ALARM_GUARD_LOST, why);
+}
+
 static int on_guard_end(sd_event_source *s, int fd, uint32_t events, void *user)
 {
-    struct daemon *d = user;
-
     (void)fd;
     (void)events;
     (void)sd_event_source_set_enabled(s, SD_EVENT_OFF);
-    log_event(LOG_LEVEL_ERROR, "guard_lost", log_str("why", "the process has ended"));
-    world_event(d, &(struct node_event){ .kind = NODE_EV_GUARD_LOST });
+    guard_lost(user, "the process has ended");
     return 0;
+}
+
+static void stood_still(struct daemon *d, uint64_t ms)
+{
+    char why[64];
+
+    d->jumps_total++;
+    log_event(LOG_LEVEL_WARNING, "clock_jump", log_u64("stood_still_ms", ms));
+    (void)snprintf(why, sizeof(why), "it stood still for %llu ms",
+                   (unsigned long long)ms);
+    if (d->running)
+        journal_alarm(d, ALARM_CLOCK_JUMP, why);
 }
 
 static int on_second(sd_event_source *s, uint64_t when, void *user)
@@ -268,13 +287,10 @@ static int on_second(sd_event_source *s, uint64_t when, void *user)
 
     (void)when;
     if (d->last_second_us != 0 && now - d->last_second_us > 1000000u + JUMP_MS * 1000u) {
-        d->jumps_total++;
-        log_event(LOG_LEVEL_WARNING, "clock_jump",
-                  log_u64("stood_still_ms", (now - d->last_second_us) / 1000));
+        stood_still(d, (now - d->last_second_us) / 1000);
     } else if (d->running && guard_silence_ms(d->guard) > GUARD_SILENCE_MAX_MS) {
         /* It is stopped or starved: as good as gone. */
-        log_event(LOG_LEVEL_ERROR, "guard_lost", log_str("why", "it has fallen silent"));
-        world_event(d, &(struct node_event){ .kind = NODE_EV_GUARD_LOST });
+        guard_lost(d, "it has fallen silent");
     }
     d->last_second_us = now;
     alarms_update(d);
