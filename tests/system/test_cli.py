@@ -105,6 +105,25 @@ def test_pause_and_resume(scene):
                                        (scene.active, scene.passive)), 10, "both nodes know")
 
 
+def test_a_reload_counts_when_the_configurations_are_compared(scene):
+    path = "/etc/redoubt/redoubt.conf"
+    nodes = scene.active, scene.passive
+
+    def write(node, text):
+        scene.host(node).write(path, text)
+        redoubt(scene, node, "reload")
+
+    def mismatch(node):
+        return "config_mismatch" in scene.alarms(node)
+
+    for node in nodes:
+        scene.later(lambda node=node, text=scene.host(node).read(path): write(node, text))
+    for node, differ in zip(nodes, (True, False)):
+        write(node, scene.host(node).read(path) + "\n[alert]\nmax_per_minute = 19\n")
+        scene.lab.wait_for(lambda differ=differ: [mismatch(n) for n in nodes] == [differ] * 2,
+                           30, "both nodes know whether their configurations differ")
+
+
 def test_reload_changes_what_it_can_without_a_switch(scene):
     host = scene.host(scene.active)
     path = "/etc/redoubt/redoubt.conf"

@@ -184,10 +184,11 @@ void setup_reload(struct daemon *d, json_t *answer, enum err *e)
     } else {
         uint32_t restart = conf_diff(&d->conf, fresh, note_change, list);
 
-        d->conf.log = fresh->log;
+        d->conf.log.level = fresh->log.level;
         d->conf.alert = fresh->alert;
         d->conf.cluster.switch_max = fresh->cluster.switch_max;
         d->conf.cluster.switch_window_s = fresh->cluster.switch_window_s;
+        conf_digest(&d->conf, d->conf_digest); /* of what is in force */
         log_set_level((enum log_level)d->conf.log.level);
         if (d->running) {
             d->run.node.conf.switch_max = fresh->cluster.switch_max;
