@@ -67,6 +67,8 @@ def test_dbms_gone_for_a_while(scene):
     server.stop("postgres", signal.SIGQUIT)
     scene.lab.wait_for(lambda: scene.status(scene.active)["degraded"], 30, "it says degraded")
     scene.expect_stay(3)
+    scene.lab.wait_for(lambda: scene.status(scene.passive)["degraded"], 30,
+                       "the passive node says the same")
     server.start("postgres")
     scene.lab.wait_for(lambda: not scene.status(scene.active)["degraded"], 60, "it is well again")
     scene.expect_stay()

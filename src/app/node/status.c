@@ -274,15 +274,17 @@ json_t *status_all(struct daemon *d)
     (void)json_array_append_new(nodes, first ? self : peer);
     (void)json_array_append_new(nodes, first ? peer : self);
     const uint64_t epoch = n->lease.epoch ? n->lease.epoch : n->seen.top;
+    const json_t *serves =
+        active && strcmp(active, d->conf.cluster.node) == 0 ? self : peer;
+    const bool degraded = !active || json_is_true(json_object_get(serves, "degraded"));
 
     return json_pack("{s:s, s:I, s:o, s:o, s:b, s:b, s:s, s:o, s:o, s:o, s:O, s:o}",
                      "cluster", d->conf.cluster.name, "epoch", (json_int_t)epoch,
                      "active", active ? json_string(active) : json_null(), "address",
-                     address_json(d), "paused", n->paused, "degraded",
-                     active == NULL || node_degraded(n), "profile",
-                     conf_profile_name(d->conf.cluster.profile), "alarms", alarms_json(d),
-                     "nodes", nodes, "lease", lease_json(d), "last_switch",
-                     last ? last : json_null(), "switches", list);
+                     address_json(d), "paused", n->paused, "degraded", degraded,
+                     "profile", conf_profile_name(d->conf.cluster.profile), "alarms",
+                     alarms_json(d), "nodes", nodes, "lease", lease_json(d),
+                     "last_switch", last ? last : json_null(), "switches", list);
 }
 
 /* ---- explain ---- */
