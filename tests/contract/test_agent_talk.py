@@ -1,11 +1,14 @@
 """redoubt-agent against a server of our own that misbehaves: events, tasks, policies, offers.
 The engine is away; what is tested here is what the agent says and keeps."""
+import contextlib
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 
@@ -687,6 +690,53 @@ def test_it_describes_itself(make, server):
 def test_it_beats_when_there_is_nothing_to_say(make, server):
     server.hello = [settings(b"beat", "wss://127.0.0.1:%d/v1/opamp" % server.port, 1)]
     make().start()
+def slow_names(after_s, done):
+    """A name server that knows one address for everything, and takes its time."""
+    link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    link.bind(("127.9.9.9", 53))
+    link.settimeout(0.1)
+    waiting, first = [], None
+    while not done.is_set():
+        with contextlib.suppress(TimeoutError):
+            waiting.append(link.recvfrom(512))
+            first = first or time.monotonic()
+        if not first or time.monotonic() - first < after_s:
+            continue
+        for question, to in waiting:
+            end = question.index(b"\0", 12) + 5
+            ipv4 = question[end - 4:end - 2] == b"\0\1"
+            found = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + bytes([127, 0, 0, 1]) if ipv4 else b""
+            link.sendto(question[:2] + b"\x81\x80\0\1" + (b"\0\1" if ipv4 else b"\0\0")
+                        + b"\0" * 4 + question[12:end] + found, to)
+        waiting.clear()
+    link.close()
+
+
+def test_a_name_that_is_found_when_the_trial_is_over_changes_nothing(
+        make, server, certificates, folder):
+    if subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0:
+        pytest.skip("no mount namespaces here")
+    resolv, other, done = os.path.join(folder, "resolv"), Server(certificates), threading.Event()
+    with open(resolv, "w", encoding="ascii") as file:
+        file.write("nameserver 127.9.9.9\noptions timeout:30 attempts:2\n")
+    names = threading.Thread(target=slow_names, args=(33, done))
+    names.start()
+    try:
+        agent = make().start(["unshare", "-m", "sh", "-c",
+                              'mount --bind "$0" /etc/resolv.conf && exec "$@"', resolv])
+        server.connected()
+        server.say(settings(b"slow", f"wss://slow.example:{other.port}/v1/opamp"))
+        eventually("it gives up", lambda: server.states(15)[-1:]
+                   and server.states(15)[-1][:2] == (b"slow", FAILED), 40)
+        time.sleep(6)
+        assert agent.process.poll() is None and server.connections == 1
+        assert other.connections == 0
+    finally:
+        done.set()
+        names.join()
+        other.stop()
+
+
     server.connected()
     time.sleep(1.5)
     begin, before = time.monotonic(), len(server.messages)

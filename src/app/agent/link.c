@@ -598,11 +598,11 @@ void link_free(struct link *l)
     if (!l)
         return;
     close_all(l);
+    l->timer = sd_event_source_disable_unref(l->timer);
     if (l->request && gai_cancel(l->request) == EAI_NOTCANCELED)
         return; /* the resolver still writes into it: leave it to the end of the process */
     if (l->found)
         freeaddrinfo(l->found);
-    l->timer = sd_event_source_disable_unref(l->timer);
     sd_event_unref(l->event);
     free(l);
 }
