@@ -501,6 +501,29 @@ def test_times_are_those_of_the_server(make, server):
     assert about(server, "run_finished", run)[0]["data"]["outcome"] != "expired"
 
 
+@pytest.mark.parametrize("off", [-366, 366])
+def test_a_clock_that_is_set_expires_nothing(make, server, folder, off):
+    """A device without a clock of its own connects first, and hears of the time later."""
+    clock = os.path.join(folder, f"clock{off}")
+    set_clock(clock, off * 86400)
+    server.hello = [custom(SESSION, "session", {"spread_ms": 0, "backoff_max_ms": 0,
+                                                "epoch": 1, "now": unix_s()})]
+    make().start(**shift(0), CLOCK_SHIFT_FILE=clock)
+    server.connected()
+    eventually("it is at work", lambda: server.running)
+    set_clock(clock, 0)
+    run = order(not_before=unix_s() - 5, not_after=unix_s() + 600)
+    server.assign(run)
+    eventually("it is done", lambda: about(server, "run_finished", run), 20)
+    assert about(server, "run_finished", run)[0]["data"]["outcome"] != "expired"
+
+
+def set_clock(path, seconds):
+    with open(path + ".new", "w", encoding="ascii") as file:
+        file.write(str(seconds))
+    os.rename(path + ".new", path)
+
+
 @pytest.mark.parametrize("off", [-366, 366, -20000, 40000])
 def test_a_clock_that_is_far_off_blocks_nothing(make, server, off):
     """The certificates of these tests are valid for two days."""

@@ -132,8 +132,10 @@ struct agent {
     struct runs *runs;
     struct upgrade *upgrade;
     uint64_t server_epoch;
-    int64_t clock_ahead_s; /* the server's clock minus ours, as it last said */
-    char trouble[240];     /* the last thing that went wrong, or "" */
+    /* When this device was started, by the server's clock, as it last said; 0: it did not.
+     * Ours may be set at any moment. */
+    int64_t server_start_s;
+    char trouble[240]; /* the last thing that went wrong, or "" */
     struct agent_counts counts;
 };
 

@@ -45,7 +45,8 @@ void agent_trouble(struct agent *a, const char *what)
 
 int64_t agent_server_s(const struct agent *a)
 {
-    return (int64_t)(agent_unix_us() / 1000000u) + a->clock_ahead_s;
+    return a->server_start_s != 0 ? a->server_start_s + (int64_t)(a->now_ms / 1000u)
+                                  : (int64_t)(agent_unix_us() / 1000000u);
 }
 
 void agent_pace(struct agent *a)
@@ -264,7 +265,7 @@ static enum err take_session(struct agent *a, const json_t *m, struct err_info *
     link_patience(a->link, (uint32_t)dead);
     a->server_epoch = (uint64_t)epoch;
     if (now > 0)
-        a->clock_ahead_s = now - (int64_t)(agent_unix_us() / 1000000u);
+        a->server_start_s = now - (int64_t)(a->now_ms / 1000u);
     return ERR_OK;
 }
 
