@@ -598,6 +598,21 @@ def test_a_policy_is_applied_kept_and_told(make, server):
     assert len(server.of_kind("policy_applied")) == 1  # not at each start
 
 
+def test_a_policy_that_found_no_place_on_the_disk_is_kept_later(make, server):
+    digest, text = policy()
+    agent = make()
+    os.mkdir(os.path.join(agent.state, "policy.new"))  # as a full disk
+    server.hello = [remote_config(digest, text)]
+    agent.start()
+    eventually("it is applied", lambda: (digest, APPLIED, "") in server.states(7))
+    kept = os.path.join(agent.state, "policy")
+    assert not os.path.exists(kept)
+    os.rmdir(os.path.join(agent.state, "policy.new"))
+    eventually("it is kept", lambda: os.path.exists(kept))
+    with open(kept, encoding="utf-8") as file:
+        assert file.read() == f"{digest.hex()}\n{text}"
+
+
 def test_a_bad_policy_is_refused_with_the_path_and_the_old_one_stays(make, server):
     good, text = policy()
     bad, wrong = policy(**{"scan.cpu_percent": 900, "onaccess.mode": "explode"})
@@ -675,44 +690,6 @@ def test_an_address_that_does_not_work_is_not_kept(make, server, certificates, f
         other.stop()
 
 
-def test_an_address_that_has_gone_takes_turns_with_the_configured_one(make, server):
-    agent = make()
-    with open(os.path.join(agent.state, "server"), "w", encoding="ascii") as file:
-        file.write("127.0.0.1:1\n")
-    agent.start()
-    eventually("it tries that first", lambda: agent.status().get("server") == "127.0.0.1:1")
-    server.connected(60)
-    assert agent.status()["server"] == f"127.0.0.1:{server.port}"
-
-
-@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1/v1/opamp", "wss:///v1/opamp",
-                                      "wss://127.0.0.1:1/other", "wss://a b:1/v1/opamp",
-                                      "wss://user@host:1/v1/opamp", "wss://" + "x" * 600])
-def test_an_address_that_is_none_is_refused(make, server, endpoint):
-    agent = make().start()
-    server.connected()
-    server.say(settings(b"bad", endpoint))
-    eventually("it is refused", lambda: server.states(15)[-1:]
-               and server.states(15)[-1][:2] == (b"bad", FAILED))
-    assert agent.status()["connected"]
-
-
-# ---- the rest ----
-
-def test_it_describes_itself(make, server):
-    make().start()
-    server.connected()
-    eventually("it did", lambda: server.description()[1])
-    identifying, other = server.description()
-    assert identifying["service.name"] == "redoubt-agent" and identifying["redoubt.instance"]
-    assert other["protection.engine"] == "down" and other["agent.version"]
-    assert other["protection.realtime"] in ("off", "notify", "block", "failed")
-    assert other["protection.last_scan"] == 0 and other["protection.threats_open"] == 0
-
-
-def test_it_beats_when_there_is_nothing_to_say(make, server):
-    server.hello = [settings(b"beat", "wss://127.0.0.1:%d/v1/opamp" % server.port, 1)]
-    make().start()
 def slow_names(after_s, done):
     """A name server that knows one address for everything, and takes its time."""
     link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -760,6 +737,44 @@ def test_a_name_that_is_found_when_the_trial_is_over_changes_nothing(
         other.stop()
 
 
+def test_an_address_that_has_gone_takes_turns_with_the_configured_one(make, server):
+    agent = make()
+    with open(os.path.join(agent.state, "server"), "w", encoding="ascii") as file:
+        file.write("127.0.0.1:1\n")
+    agent.start()
+    eventually("it tries that first", lambda: agent.status().get("server") == "127.0.0.1:1")
+    server.connected(60)
+    assert agent.status()["server"] == f"127.0.0.1:{server.port}"
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1/v1/opamp", "wss:///v1/opamp",
+                                      "wss://127.0.0.1:1/other", "wss://a b:1/v1/opamp",
+                                      "wss://user@host:1/v1/opamp", "wss://" + "x" * 600])
+def test_an_address_that_is_none_is_refused(make, server, endpoint):
+    agent = make().start()
+    server.connected()
+    server.say(settings(b"bad", endpoint))
+    eventually("it is refused", lambda: server.states(15)[-1:]
+               and server.states(15)[-1][:2] == (b"bad", FAILED))
+    assert agent.status()["connected"]
+
+
+# ---- the rest ----
+
+def test_it_describes_itself(make, server):
+    make().start()
+    server.connected()
+    eventually("it did", lambda: server.description()[1])
+    identifying, other = server.description()
+    assert identifying["service.name"] == "redoubt-agent" and identifying["redoubt.instance"]
+    assert other["protection.engine"] == "down" and other["agent.version"]
+    assert other["protection.realtime"] in ("off", "notify", "block", "failed")
+    assert other["protection.last_scan"] == 0 and other["protection.threats_open"] == 0
+
+
+def test_it_beats_when_there_is_nothing_to_say(make, server):
+    server.hello = [settings(b"beat", "wss://127.0.0.1:%d/v1/opamp" % server.port, 1)]
+    make().start()
     server.connected()
     time.sleep(1.5)
     begin, before = time.monotonic(), len(server.messages)

@@ -66,6 +66,7 @@ struct agent_policy {
     enum opamp_status status;
     char why[OPAMP_TEXT_MAX];
     bool tell, fresh; /* fresh: an event tells what becomes of it */
+    char *unkept;     /* owned: the disk did not take it yet; or NULL */
     uint32_t heartbeat_s, spread_ms;
 };
 
@@ -194,6 +195,8 @@ void events_give_up(struct agent *a);
 
 /* config.c: the policy. */
 void config_start(struct agent *a);
+void config_tick(struct agent *a);
+void config_release(struct agent *a);
 void config_offer(struct agent *a, const struct opamp_config *offer);
 /* A hook of protect. */
 void config_done(void *agent, const char hash[65], bool ok, const char *why);

@@ -114,16 +114,40 @@ static void in_force(struct agent *a, const char *hash)
     protect_policy(a->protect, &wanted, hash);
 }
 
-static void accept(struct agent *a, struct str document)
+void config_release(struct agent *a)
+{
+    free(a->policy.unkept);
+    a->policy.unkept = NULL;
+}
+
+/* What is in force is what the next start begins with: a full disk is asked again. */
+void config_tick(struct agent *a)
+{
+    struct err_info info = { 0 };
+
+    if (a->policy.unkept &&
+        state_write(a, "policy", str_of(a->policy.unkept), STR(""), &info) == ERR_OK)
+        config_release(a);
+}
+
+static void keep(struct agent *a, struct str document)
 {
     struct err_info info = { 0 };
     char head[72];
 
+    config_release(a);
     (void)snprintf(head, sizeof(head), "%s\n", a->policy.offered);
-    if (state_write(a, "policy", str_of(head), document, &info) != ERR_OK) {
-        agent_trouble(a, info.what);
-        log_event(LOG_LEVEL_ERROR, "policy_not_kept", log_str("why", info.what));
-    }
+    if (state_write(a, "policy", str_of(head), document, &info) == ERR_OK)
+        return;
+    agent_trouble(a, info.what);
+    log_event(LOG_LEVEL_ERROR, "policy_not_kept", log_str("why", info.what));
+    if (asprintf(&a->policy.unkept, "%s%.*s", head, (int)document.n, document.p) < 0)
+        a->policy.unkept = NULL;
+}
+
+static void accept(struct agent *a, struct str document)
+{
+    keep(a, document);
     config_state(a, OPAMP_APPLYING, "");
     in_force(a, a->policy.offered);
 }

@@ -381,6 +381,7 @@ static void stop(struct agent *a)
     clamav_free(a->clamav);
     runs_release(a);
     events_release(a);
+    config_release(a);
     identity_free(a->identity);
     free(a->csr);
     spool_close(a->spool);

@@ -168,6 +168,7 @@ void agent_goodbye(struct agent *a)
 void agent_tick(struct agent *a)
 {
     events_tick(a);
+    config_tick(a);
     runs_tick(a);
     offers_tick(a);
     upgrade_tick(a);
