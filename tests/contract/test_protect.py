@@ -1,5 +1,6 @@
 """The protection of a device, with a real clamd and freshclam, without the rest of the agent."""
 import contextlib
+import fcntl
 import http.server
 import json
 import os
@@ -370,6 +371,27 @@ def test_files_that_vanish_are_nothing(drive, folder):
             os.unlink(os.path.join(top, f"f{n}"))
     done = drive.done(run, 60)
     assert done["outcome"] == "done" and done["result"]["counts"]["errors"] == 0
+
+
+@contextlib.contextmanager
+def held_quarantine(drive):
+    """Whoever wants something of the quarantine waits meanwhile."""
+    drive.policy()
+    drive.done(drive.run("quarantine_delete", item=str(uuid.uuid4())))
+    with open(os.path.join(drive.state, "quarantine", "lock"), "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_scan_waits_for_a_free_worker(drive, folder):
+    top = slow_tree(folder, 10, 1000)
+    with held_quarantine(drive):
+        many = [drive.run("quarantine_delete", item=str(uuid.uuid4())) for _ in range(20)]
+        scan = drive.run("scan", mode="paths", paths=[top], cpu_percent=100)
+        time.sleep(1)
+        assert drive.facts()
+    assert [drive.done(run)["outcome"] for run in many] == ["failed"] * 20
+    assert drive.done(scan)["outcome"] == "done"
 
 
 def test_bad_tasks_are_refused_with_words(drive):

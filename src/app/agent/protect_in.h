@@ -42,9 +42,10 @@ struct run {
     struct job *job;
     bool paused;
     uint64_t order;
-    char why[160]; /* of RUN_REFUSED */
-    json_t *roots; /* of a scan that runs */
-    bool is_whole; /* a scan that counts as the last scan */
+    char why[160];     /* of RUN_REFUSED */
+    json_t *roots;     /* of a scan that runs */
+    uint64_t begun_us; /* of a scan, monotonic */
+    bool is_whole;     /* a scan that counts as the last scan */
 };
 
 struct threat {

@@ -100,7 +100,7 @@ static void scan_done(struct protect *p, struct job *job, const json_t *done)
         return;
     if (json_is_true(json_object_get(done, "ok")) &&
         !json_is_true(json_object_get(done, "cancelled"))) {
-        threats_scanned(p, run->roots, run->order);
+        threats_scanned(p, run->roots, run->begun_us);
         if (run->is_whole) {
             p->facts.last_scan = protect_unix_s();
             protect_save(p);
@@ -119,6 +119,7 @@ static void start_scan(struct protect *p, struct run *run)
     const char *mode = json_string_value(json_object_get(run->params, "mode"));
     json_t *exclude = list_of(&y->exclusions_paths);
 
+    json_decref(run->roots); /* of a start for which there was no worker */
     run->roots = roots_of(p, run->params);
     if (!run->roots || percent < 1 || percent > 100) {
         json_decref(exclude);
@@ -128,7 +129,7 @@ static void start_scan(struct protect *p, struct run *run)
     }
     (void)json_array_append_new(exclude, json_string(p->quarantine));
     run->is_whole = strcmp(mode, "paths") != 0;
-    run->order = protect_now_us();
+    run->begun_us = protect_now_us();
     json_t *job = json_pack("{s:s,s:s,s:O,s:o,s:I,s:I,s:I,s:b,s:o}", "do", "scan",
                             "clamd", p->conf.agent.clamd, "roots", run->roots, "exclude",
                             exclude, "in_flight", (json_int_t)y->engine_threads * 2,
@@ -284,6 +285,8 @@ int update_due(sd_event_source *source, uint64_t us, void *arg)
     (void)source, (void)us;
     if (p->policy && !p->update_job && has_source(p))
         start_update(p, NULL);
+    if (!p->update_job) /* else its end plans the next one */
+        update_schedule(p);
     return 0;
 }
 
