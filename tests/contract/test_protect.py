@@ -457,6 +457,44 @@ def test_drift_is_seen_and_corrected(managed, engine):
     assert text_of(engine.conf) == wanted
 
 
+def test_drift_that_cannot_be_corrected_is_told(managed, engine):
+    assert managed.policy(engine__max_file_size_mib=9)["ok"]
+    script = text_of(engine.restart)
+    try:
+        put(engine.restart, b"#!/bin/sh\nexit 7\n")
+        with open(engine.conf, "a", encoding="ascii") as file:
+            file.write("MaxFileSize 1M\n")
+        said = eventually("the policy has failed", lambda: [
+            m for m in managed.said if m["hook"] == "policy" and not m["ok"]], 30)
+        assert said[0]["why"].startswith("drift: "), said
+        assert managed.events("policy_drift")[0]["corrected"] is False
+    finally:
+        put(engine.restart, script.encode())
+    eventually("it is over", lambda: [m for m in managed.said
+                                      if m["hook"] == "policy"][-1]["ok"], 30)
+
+
+def test_a_crash_before_the_engine_is_restarted_is_made_up_for(managed, engine):
+    assert managed.policy(engine__max_file_size_mib=9)["ok"]
+    script = text_of(engine.restart)
+    try:
+        put(engine.restart, b"#!/bin/sh\nexec sleep 60\n")
+        managed.send(do="policy", hash="b" * 64,
+                     policy={"engine.max_file_size_mib": 7, "onaccess.mode": "off"})
+        eventually("it is written", lambda: "MaxFileSize 7M\n" in text_of(engine.conf))
+        managed.process.kill()
+        managed.process.wait()
+    finally:
+        put(engine.restart, script.encode())
+    pid = engine.process.pid
+    managed.start()
+    assert managed.policy(engine__max_file_size_mib=7)["ok"]
+    assert engine.process.pid != pid, "it never read what was told as applied"
+    pid = engine.process.pid
+    assert managed.policy(engine__max_file_size_mib=7)["ok"]
+    assert engine.process.pid == pid
+
+
 def test_an_engine_that_cannot_be_restarted_keeps_its_configuration(folder, engine):
     drive = Drive(folder, engine, clamd_conf=engine.conf, engine_restart="/bin/false")
     before = text_of(engine.conf)

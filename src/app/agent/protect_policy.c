@@ -327,7 +327,7 @@ void drift_check(struct protect *p)
     log_event(LOG_LEVEL_WARNING, "policy_drift",
               log_str("file", p->conf.agent.clamd_conf));
     p->drift = true;
-    p->engine_due = true;
+    p->engine_due = p->policy_due = true;
 }
 
 void policy_free(struct protect *p)
