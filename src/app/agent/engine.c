@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@ enum { RESTART_S = 300, READY_S = 180, SAY_MS = 2000 };
 struct engine {
     struct worker *w;
     const char *conf, *clamd, *restart;
+    char unread[PATH_MAX]; /* is there while clamd may not have read its configuration */
     char before[ENGINE_CONF_MAX], base[ENGINE_CONF_MAX], after[ENGINE_CONF_MAX];
 };
 
@@ -88,16 +90,17 @@ static enum err apply(struct engine *g, struct err_info *info)
     struct err_info again;
     struct stat st;
     bool had = stat(g->conf, &st) == 0;
-    enum err e = file_store(g->conf, str_of(g->after), had ? &st : NULL, info);
+    enum err e = file_store(g->unread, STR("\n"), NULL, info);
 
+    if (e == ERR_OK)
+        e = file_store(g->conf, str_of(g->after), had ? &st : NULL, info);
     if (e != ERR_OK)
         return e;
     e = restart(g, info);
-    if (e == ERR_OK)
-        return e;
     /* The old one did work. */
-    if (file_store(g->conf, str_of(g->before), &st, &again) == ERR_OK)
-        (void)restart(g, &again);
+    if (e == ERR_OK || (file_store(g->conf, str_of(g->before), &st, &again) == ERR_OK &&
+                        restart(g, &again) == ERR_OK))
+        (void)unlink(g->unread);
     return e;
 }
 
@@ -124,12 +127,14 @@ enum err engine_job(struct worker *w, const json_t *job, json_t *out,
     enum err e = file_load(g->conf, g->before, sizeof(g->before), &n, info);
     if (e == ERR_OK)
         e = load_base(g, job_text(job, "kept"), info);
+    (void)snprintf(g->unread, sizeof(g->unread), "%.4000s.unread", job_text(job, "kept"));
     text_init(&text, g->after, sizeof(g->after));
     if (e == ERR_OK)
         engine_conf_render(str_of(g->base), str_of(job_text(job, "block")), &text);
     if (e == ERR_OK && text.cut)
         e = err_set(info, ERR_LIMIT, 0, "%s is too long", g->conf);
-    if (e == ERR_OK && strcmp(g->before, g->after) != 0) {
+    if (e == ERR_OK &&
+        (strcmp(g->before, g->after) != 0 || access(g->unread, F_OK) == 0)) {
         e = apply(g, info);
         (void)json_object_set_new(out, "changed", json_true());
     }
