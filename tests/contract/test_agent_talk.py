@@ -461,6 +461,26 @@ def test_a_held_task_waits_and_an_expired_one_is_told(make, server):
     eventually("it is done", lambda: about(server, "run_finished", held), 20)
 
 
+def test_a_held_task_is_held_over_a_restart(make, server):
+    agent = make().start()
+    server.connected()
+    held = order(not_before=unix_s() + 3)
+    server.assign(held)
+    eventually("it is accepted", lambda: about(server, "run_accepted", held))
+    server.say(custom(TASKS, "pause", {"runs": [held["run"]]}))
+    eventually("it is held", lambda: agent.status()["runs"]["list"][0]["state"] == "paused")
+    server.stop()
+    agent.stop(signal.SIGKILL)
+    agent.start()
+    time.sleep(max(0, held["not_before"] + 2.5 - time.time()))
+    assert agent.status()["runs"]["list"][0]["state"] == "paused"
+    server.progress.clear()
+    server.start()
+    eventually("it says so", lambda: [p["state"] for p in server.progress] == ["paused"], 20)
+    server.say(custom(TASKS, "resume", {"runs": [held["run"]]}))
+    eventually("it is done", lambda: about(server, "run_finished", held), 20)
+
+
 @pytest.mark.parametrize("wrong, why", [
     ({"type": "format_disk"}, "type"), ({"type": 7}, "type"), ({"params": []}, "params"),
     ({"priority": 10}, "priority"), ({"not_after": -1}, "not_after"),

@@ -318,10 +318,20 @@ static void cancel(struct agent *a, struct live *l)
         finish(a, l, "cancelled", NULL);
 }
 
+/* After a restart it is held again, or not. */
+static void note(struct agent *a, const struct live *l, enum run_state state)
+{
+    struct err_info info = { 0 };
+
+    if (run_store_state(a->spool, &l->id, state, l->percent, &info) != ERR_OK)
+        agent_trouble(a, info.what);
+}
+
 static void pause_run(struct agent *a, struct live *l)
 {
     l->held = !l->given;
     l->tell = true;
+    note(a, l, RUN_PAUSED);
     if (l->given)
         protect_run_pause(a->protect, &l->id);
 }
@@ -330,6 +340,7 @@ static void resume_run(struct agent *a, struct live *l)
 {
     l->held = false;
     l->tell = true;
+    note(a, l, l->given ? RUN_RUNNING : RUN_ACCEPTED);
     if (l->given)
         protect_run_resume(a->protect, &l->id);
 }
@@ -479,6 +490,7 @@ static bool load(void *arg, const struct run_row *row)
     *l = (struct live){ .id = row->id,
                         .priority = row->priority,
                         .attempts = row->attempts,
+                        .held = row->state == RUN_PAUSED,
                         .not_before = row->not_before,
                         .not_after = row->not_after,
                         .params = json_loadb(row->params.p, row->params.n, 0, NULL) };

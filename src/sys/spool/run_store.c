@@ -37,7 +37,8 @@ static const char *const sql[RUN_SQL] = {
             " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1)",
     [STATE] = "UPDATE run SET attempts = attempts + (state = 0 AND ?2 = 1), state = ?2,"
               " percent = ?3 WHERE id = ?1 AND state < 3",
-    [REWIND] = "UPDATE run SET state = 0, percent = 0 WHERE state IN (1, 2)",
+    [REWIND] = "UPDATE run SET state = state - (state = 1), percent = 0"
+               " WHERE state IN (1, 2)",
     [FINISH] = "UPDATE run SET state = 3, outcome = ?2, finish = ?3, ended = ?4, told = 1"
                " WHERE id = ?1 AND state < 3",
     [TOLD] = "UPDATE run SET told = 1 WHERE id = ?1",

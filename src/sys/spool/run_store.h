@@ -50,7 +50,7 @@ MUST_USE enum err run_store_accept(struct spool *s, const struct run_row *run,
 MUST_USE enum err run_store_state(struct spool *s, const struct uuid *id,
                                   enum run_state state, uint32_t percent,
                                   struct err_info *info);
-/* Back to RUN_ACCEPTED all that ran when the agent ended. */
+/* Back to RUN_ACCEPTED all that ran when the agent ended; what is paused stays so. */
 MUST_USE enum err run_store_rewind(struct spool *s, struct err_info *info);
 /* Stores the end and the event that tells it, both or none. */
 MUST_USE enum err run_store_finish(struct spool *s, const struct uuid *id,
