@@ -730,6 +730,28 @@ def test_a_file_that_was_restored_may_be_opened(watched):
 
 
 def test_a_hanging_engine_delays_nobody_longer_than_allowed(watched, engine):
+def test_a_new_policy_loses_no_threat_while_many_wait(watched):
+    def write(name):
+        put(os.path.join(watched.top, name), b"x" + MARKER)
+
+    with held_quarantine(watched):
+        watch(watched, "notify")
+        for n in range(80):
+            write(f"evil{n}")
+        eventually("it has as many as it takes", lambda: held_files(watched) >= 64)
+        watch(watched, "notify", onaccess__max_file_mib=7)
+        for n in range(3):
+            write(f"more{n}")
+        time.sleep(1)
+    eventually("they are cured", lambda: not [
+        n for n in os.listdir(watched.top) if n.startswith("more")])
+
+
+def held_files(drive):
+    folder = f"/proc/{drive.process.pid}/fd"
+    return sum(drive.top in os.readlink(os.path.join(folder, n)) for n in os.listdir(folder))
+
+
     evil = put(os.path.join(watched.top, "evil"), MARKER)
     watch(watched, "block", onaccess__timeout_ms=600, quarantine__enabled=False)
     engine.kill(signal.SIGSTOP)

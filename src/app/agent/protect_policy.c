@@ -172,6 +172,7 @@ static void access_start(struct protect *p)
         access_retry(p);
         return;
     }
+    child_hold(p->access, p->found_count == PROTECT_FOUND_MAX);
     if (!child_send(p->access, job, -1))
         log_event(LOG_LEVEL_ERROR, "on_access_unheard"); /* its end follows */
     for (size_t i = 0; i < LEN(p->jobs); i++)
