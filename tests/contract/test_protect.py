@@ -394,6 +394,33 @@ def test_a_scan_waits_for_a_free_worker(drive, folder):
     assert drive.done(scan)["outcome"] == "done"
 
 
+def test_a_crash_before_the_server_can_know_loses_no_item(drive, tree):
+    """The agent is killed when a file is in the quarantine, and has not heard of it yet."""
+    top, evil = tree
+    drive.policy()
+    drive.process.send_signal(signal.SIGSTOP)
+    drive.send(do="run", run=str(uuid.uuid4()), type="scan",
+               params={"mode": "paths", "paths": [top], "cpu_percent": 100})
+    drive.process.send_signal(signal.SIGCONT)
+    folder = os.path.join(drive.state, "quarantine")
+    eventually("the scan begins", lambda: drive.said[-1]["hook"] == "progress", 10)
+    drive.process.send_signal(signal.SIGSTOP)
+    eventually("all are taken", lambda: not any(os.path.lexists(p) for p in evil))
+    time.sleep(0.5)
+    assert len(drive.quarantined()) == 3 and not drive.events("quarantine_added")
+    drive.process.kill()
+    drive.process.wait()
+    drive.start()
+    eventually("they are told", lambda: len(drive.events("quarantine_added")) == 3)
+    assert {e["item"] for e in drive.events("threat_cured")} == set(drive.quarantined())
+    drive.stop()
+    assert not [n for n in os.listdir(folder) if n.endswith(".untold")]
+    drive.start()
+    drive.policy()
+    drive.done(drive.run("quarantine_delete", item=str(uuid.uuid4())), 30)
+    assert len(drive.events("quarantine_added")) == 3
+
+
 def test_bad_tasks_are_refused_with_words(drive):
     drive.policy()
     for what, params in (("dance", {}), ("scan", {"mode": "all"}), ("scan", {}),
@@ -703,6 +730,28 @@ def test_what_is_written_while_the_engine_is_away_is_not_forgotten(watched, engi
     eventually("all are told", lambda: len(watched.events("threat_cured")) == 100)
 
 
+def test_a_new_policy_loses_no_threat_while_many_wait(watched):
+    def write(name):
+        put(os.path.join(watched.top, name), b"x" + MARKER)
+
+    with held_quarantine(watched):
+        watch(watched, "notify")
+        for n in range(80):
+            write(f"evil{n}")
+        eventually("it has as many as it takes", lambda: held_files(watched) >= 64)
+        watch(watched, "notify", onaccess__max_file_mib=7)
+        for n in range(3):
+            write(f"more{n}")
+        time.sleep(1)
+    eventually("they are cured", lambda: not [
+        n for n in os.listdir(watched.top) if n.startswith("more")])
+
+
+def held_files(drive):
+    folder = f"/proc/{drive.process.pid}/fd"
+    return sum(drive.top in os.readlink(os.path.join(folder, n)) for n in os.listdir(folder))
+
+
 def test_block_refuses_the_open(watched):
     evil = put(os.path.join(watched.top, "evil"), MARKER)
     good = put(os.path.join(watched.top, "good"), b"nothing")
@@ -730,28 +779,6 @@ def test_a_file_that_was_restored_may_be_opened(watched):
 
 
 def test_a_hanging_engine_delays_nobody_longer_than_allowed(watched, engine):
-def test_a_new_policy_loses_no_threat_while_many_wait(watched):
-    def write(name):
-        put(os.path.join(watched.top, name), b"x" + MARKER)
-
-    with held_quarantine(watched):
-        watch(watched, "notify")
-        for n in range(80):
-            write(f"evil{n}")
-        eventually("it has as many as it takes", lambda: held_files(watched) >= 64)
-        watch(watched, "notify", onaccess__max_file_mib=7)
-        for n in range(3):
-            write(f"more{n}")
-        time.sleep(1)
-    eventually("they are cured", lambda: not [
-        n for n in os.listdir(watched.top) if n.startswith("more")])
-
-
-def held_files(drive):
-    folder = f"/proc/{drive.process.pid}/fd"
-    return sum(drive.top in os.readlink(os.path.join(folder, n)) for n in os.listdir(folder))
-
-
     evil = put(os.path.join(watched.top, "evil"), MARKER)
     watch(watched, "block", onaccess__timeout_ms=600, quarantine__enabled=False)
     engine.kill(signal.SIGSTOP)

@@ -6,6 +6,7 @@
 
 #include "app/agent/files.h"
 #include "app/agent/protect_in.h"
+#include "app/agent/worker.h"
 #include "sys/log/log.h"
 
 enum { TICK_S = 5, RECOVER_EVERY = 17280 /* ticks: a day */, STATE_BYTES = 768 * 1024 };
@@ -209,6 +210,8 @@ static void forward_event(struct protect *p, const json_t *m)
         for (size_t s = 0; strcmp(kind, kinds[k]) == 0 && s < LEN(severities); s++)
             if (strcmp(severity, severities[s]) == 0) {
                 protect_event(p, kinds[k], severities[s], json_incref(data));
+                if (strcmp(kind, "threat_cured") == 0) /* the last word about an item */
+                    quarantine_told(p->quarantine, job_text(data, "item"));
                 return;
             }
 }

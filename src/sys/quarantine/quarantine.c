@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sodium.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -289,6 +290,25 @@ static enum err store(const struct quarantine *q, int fd,
     return e;
 }
 
+/* Without it, for lack of room, the item is as good, but nobody is told after a crash. */
+static void mark_untold(const struct quarantine *q, const struct uuid *id)
+{
+    char name[NAME_BYTES];
+
+    item_name(name, id, ".untold");
+    int fd = openat(q->folder, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        (void)close(fd);
+}
+
+void quarantine_told(const char *folder, const char *id)
+{
+    char path[PATH_MAX];
+
+    if (snprintf(path, sizeof(path), "%s/%s.untold", folder, id) < (int)sizeof(path))
+        (void)unlink(path); /* there or not */
+}
+
 /* The encrypted copy is on disk: remove the original, then drop the mark. */
 static enum err finish(const struct quarantine *q, const struct quarantine_item *item,
                        int fd, struct err_info *info)
@@ -309,6 +329,8 @@ static enum err finish(const struct quarantine *q, const struct quarantine_item 
         e = err_set(info, ERR_STATE, 0, "another file stands in its place");
     item_name(name, &item->id, ".taking");
     item_name(final, &item->id, "");
+    if (e == ERR_OK)
+        mark_untold(q, &item->id);
     if (e != ERR_OK && fd >= 0)
         (void)unlinkat(q->folder, name, 0); /* the original is untouched */
     else if (e == ERR_OK && renameat(q->folder, name, q->folder, final) != 0)
@@ -367,6 +389,21 @@ static enum err finish_taking(void *arg, const char *name)
     return ERR_OK;
 }
 
+/* The mark stays until somebody says that it was told; without the item it says nothing. */
+static enum err tell_untold(void *arg, const char *name)
+{
+    struct recovery *r = arg;
+    char item[UUID_TEXT];
+
+    (void)snprintf(item, sizeof(item), "%s", name);
+    enum err e = load(r->q, item, &r->item, NULL);
+    if (e == ERR_OK)
+        r->each(r->arg, &r->item);
+    else if (e == ERR_NOT_FOUND)
+        (void)unlinkat(r->q->folder, name, 0);
+    return ERR_OK;
+}
+
 enum err quarantine_recover(struct quarantine *q, quarantine_each *each, void *arg,
                             struct err_info *info)
 {
@@ -377,6 +414,8 @@ enum err quarantine_recover(struct quarantine *q, quarantine_each *each, void *a
     *r = (struct recovery){ .q = q, .each = each, .arg = arg };
     lock(q);
     enum err e = walk(q, ".new", drop_new, r, info);
+    if (e == ERR_OK)
+        e = walk(q, ".untold", tell_untold, r, info);
     if (e == ERR_OK)
         e = walk(q, ".taking", finish_taking, r, info);
     unlock(q);

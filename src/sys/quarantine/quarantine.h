@@ -64,10 +64,13 @@ MUST_USE enum err quarantine_list(struct quarantine *q, quarantine_each *each, v
 
 /*
  * quarantine_recover - finish what a crash interrupted; each: items that are complete now
- * and of which nobody may have heard.
+ * and of which nobody may have heard.  It is asked again until quarantine_told() says so.
  */
 MUST_USE enum err quarantine_recover(struct quarantine *q, quarantine_each *each,
                                      void *arg, struct err_info *info);
+
+/* What is told of this item is kept elsewhere now.  Needs no struct quarantine. */
+void quarantine_told(const char *folder, const char *id);
 
 /*
  * quarantine_trim - delete what was taken before `before_us`, then the oldest until `need`
