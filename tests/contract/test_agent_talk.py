@@ -421,6 +421,22 @@ def test_a_task_is_accepted_done_and_told_once(make, server):
     assert agent.status()["runs"] == {"open": 0, "finished": 1, "list": []}
 
 
+def test_what_it_has_to_do_is_asked_again_if_the_server_could_not_hear_it(make, server):
+    refused = []
+
+    def no_database(message, first):
+        if 13 in message and b"running" in message[13][0] and not refused:
+            refused.append(message)
+            return [field(2, field(1, 2) + field(3, field(1, int(0.2e9))))]
+        return server.usual(message, first)
+
+    server.answer = no_database
+    make().start()
+    server.connected()
+    eventually("it says what it has", lambda: server.running == [[]])
+    assert refused and server.connections == 1
+
+
 def test_a_task_survives_a_crash_and_is_still_one(make, server):
     agent = make().start()
     server.connected()

@@ -112,6 +112,7 @@ struct agent {
     bool holding, full_state, last_was_healthy;
     bool greeted; /* the server has answered on this connection */
     bool takes_events, takes_tasks;
+    bool runs_due; /* the server is to hear what is to be done here */
     uint32_t spread_ms, backoff_max_ms; /* of the session */
     uint32_t offered_heartbeat_s;       /* 0: none was offered */
     uint32_t heartbeat_s;

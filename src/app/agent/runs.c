@@ -437,6 +437,7 @@ void runs_hello(struct agent *a)
     json_t *list = json_array();
     char id[UUID_TEXT];
 
+    a->runs_due = false;
     for (uint32_t i = 0; i < a->runs->count; i++) {
         uuid_format(id, &a->runs->at[i].id);
         (void)json_array_append_new(list, json_string(id));

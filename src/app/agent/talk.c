@@ -119,6 +119,8 @@ void agent_send(struct agent *a)
         a->sole = SOLE_NONE;
         talk_send(a, NULL);
     }
+    if (a->runs_due && a->greeted && a->takes_tasks && talk_open(a))
+        runs_hello(a);
     events_send(a);
     reports_send(a);
 }
@@ -240,9 +242,9 @@ static void take_error(struct agent *a)
     a->counts.unavailable++;
     log_event(LOG_LEVEL_INFO, "server_unavailable", log_str("why", why),
               log_u64("retry_ms", ms));
+    a->full_state = a->runs_due = true; /* they may have been in what was not stored */
     if (a->holding)
-        return;           /* answers to what was on its way already */
-    a->full_state = true; /* it may have been in what was not stored */
+        return; /* answers to what was on its way already */
     tls_random(&jitter, sizeof(jitter));
     ms = ms < 100 ? 100 : ms > AGENT_HOLD_MAX_MS ? AGENT_HOLD_MAX_MS : ms;
     hold(a, ms + jitter % (ms / 2));
@@ -340,8 +342,7 @@ static void greeted(struct agent *a)
         return;
     a->greeted = true;
     identity_accepted(a->identity, agent_server_s(a));
-    if (a->takes_tasks)
-        runs_hello(a);
+    a->runs_due = true;
     upgrade_greeted(a);
 }
 
