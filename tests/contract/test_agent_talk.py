@@ -710,6 +710,27 @@ def test_a_new_address_is_tried_and_kept(make, server, certificates):
         other.stop()
 
 
+def test_a_new_address_is_come_back_to_as_quickly(make, server, certificates):
+    other = Server(certificates)
+    try:
+        make().start()
+        server.connected()
+        server.say(settings(b"one", f"wss://127.0.0.1:{other.port}/v1/opamp"))
+        other.connected()
+        eventually("it says so there", lambda: (b"one", APPLIED, "") in other.states(15))
+        other.stop()
+        tries, end = 0, time.monotonic() + 3
+        with socket.create_server(("127.0.0.1", other.port)) as listener:
+            listener.settimeout(0.1)
+            while time.monotonic() < end:
+                with contextlib.suppress(TimeoutError):
+                    listener.accept()[0].close()
+                    tries += 1
+        assert tries > 9, tries
+    finally:
+        other.stop()
+
+
 def test_an_address_that_does_not_work_is_not_kept(make, server, certificates, folder):
     certificates.sign("foreign", "elsewhere", "DNS:elsewhere", "serverAuth")
     other = Server(certificates, "foreign")

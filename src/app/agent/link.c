@@ -546,9 +546,10 @@ bool link_retarget(struct link *l, const char *server)
     return l->state == LINK_WAITING && link_aim(l, server);
 }
 
-void link_rehook(struct link *l, const struct link_hooks *hooks)
+void link_rehook(struct link *l, const struct link_hooks *hooks, uint32_t fast_retry_ms)
 {
     l->hooks = *hooks;
+    l->conf.fast_retry_ms = fast_retry_ms;
 }
 
 void link_recred(struct link *l, struct tls_creds *creds)

@@ -51,7 +51,8 @@ void link_shut(struct link *l);
 /* Breaks the connection, with words, and begins anew. */
 void link_break(struct link *l, const char *why);
 
-void link_rehook(struct link *l, const struct link_hooks *hooks);
+/* It is another's from now on, who may be in more of a hurry to have it back. */
+void link_rehook(struct link *l, const struct link_hooks *hooks, uint32_t fast_retry_ms);
 /* Other credentials from now on; a connection that is there is broken.  The old ones may be
  * freed afterwards. */
 void link_recred(struct link *l, struct tls_creds *creds);

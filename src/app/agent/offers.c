@@ -36,7 +36,7 @@ static void trial_opened(void *arg)
 
     a->link = a->offer.trial;
     a->offer.trial = NULL;
-    link_rehook(a->link, &a->hooks);
+    link_rehook(a->link, &a->hooks, a->conf.agent.fast_retry_ms);
     if (state_write(a, SERVER_FILE, str_of(a->offer.server), STR("\n"), &info) != ERR_OK)
         agent_trouble(a, info.what); /* it is offered again after the next start */
     (void)snprintf(a->server, sizeof(a->server), "%s", a->offer.server);
