@@ -730,6 +730,36 @@ def test_what_is_written_while_the_engine_is_away_is_not_forgotten(watched, engi
     eventually("all are told", lambda: len(watched.events("threat_cured")) == 100)
 
 
+def test_a_threat_that_no_worker_can_cure_is_told(watched):
+    watch(watched, "notify")
+    watched.done(watched.run("quarantine_delete", item=str(uuid.uuid4())))
+    key = os.path.join(watched.state, "quarantine", "key")
+    os.chmod(key, 0o644)  # as one that is damaged
+    evil = put(os.path.join(watched.top, "evil"), b"x" + MARKER)
+    told, = eventually("it is told", lambda: watched.events("threat_not_cured"))
+    assert told["path"] == evil and told["threat"] == "Own.Marker.UNOFFICIAL"
+    assert told["by"] == "on-access" and "key" in told["why"], told
+    assert len(watched.events("threat_found")) == 1
+    os.chmod(key, 0o600)
+    put(os.path.join(watched.top, "more"), b"x" + MARKER)
+    eventually("the next one is cured", lambda: watched.events("threat_cured"))
+
+
+def test_a_worker_that_dies_is_followed_by_another(watched):
+    with held_quarantine(watched):
+        watch(watched, "notify")
+        evil = put(os.path.join(watched.top, "evil"), b"x" + MARKER)
+        worker, = eventually("one is at it", lambda: workers(watched))
+        os.kill(worker, signal.SIGKILL)
+    eventually("it is cured", lambda: watched.events("threat_cured"))
+    assert not os.path.exists(evil)
+
+
+def workers(drive):
+    children = text_of(f"/proc/{drive.process.pid}/task/{drive.process.pid}/children").split()
+    return [int(p) for p in children if "redoubt-scanner" in text_of(f"/proc/{p}/comm")]
+
+
 def test_a_new_policy_loses_no_threat_while_many_wait(watched):
     def write(name):
         put(os.path.join(watched.top, name), b"x" + MARKER)

@@ -55,6 +55,7 @@ struct threat {
 
 struct found {
     int fd;
+    unsigned tries; /* workers that failed with it */
     char threat[200];
 };
 
@@ -76,7 +77,7 @@ struct protect {
     int64_t last_update;    /* unix_s */
     int64_t own_built;      /* of databases of one's own, see protect_built() */
     uint64_t own_built_us;  /* when that was looked up, monotonic; 0: never */
-    /* found by on-access, waiting for a worker */
+    /* found by on-access, waiting for a worker; `curing` has the first */
     struct found found[PROTECT_FOUND_MAX];
     unsigned found_count;
     struct job *curing;

@@ -1,12 +1,16 @@
 /* protect_policy: makes the policy true: the engine's configuration and on-access. */
 #include <errno.h>
+#include <limits.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "app/agent/channel.h"
 #include "app/agent/files.h"
 #include "app/agent/protect_in.h"
+#include "app/agent/worker.h"
 #include "sys/log/log.h"
 
-enum { ACCESS_AGAIN_S = 2, ACCESS_AGAIN_MAX_S = 60 };
+enum { ACCESS_AGAIN_S = 2, ACCESS_AGAIN_MAX_S = 60, CURE_TRIES = 3 };
 
 /* ---- on-access ---- */
 
@@ -51,14 +55,44 @@ static void access_retry(struct protect *p)
 
 static void cure_next(struct protect *p);
 
+/* What a worker says of a file that it cannot cure, for there is none that could say it. */
+static void cannot_cure(struct protect *p, const struct found *f, const char *why)
+{
+    char link[40], path[PATH_MAX];
+    struct stat st = { 0 };
+
+    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", f->fd);
+    ssize_t n = readlink(link, path, sizeof(path) - 1);
+    path[n > 0 ? n : 0] = '\0';
+    (void)fstat(f->fd, &st);
+    json_t *data = json_pack(
+        "{s:o,s:s,s:s,s:I,s:s}", "path", channel_text(path, WORKER_PATH_TEXT), "threat",
+        f->threat, "sha256", "", "size", (json_int_t)st.st_size, "by", "on-access");
+
+    protect_event(p, "threat_found", "critical", json_copy(data));
+    (void)json_object_set_new(data, "why", json_string(why));
+    protect_event(p, "threat_not_cured", "critical", data);
+}
+
 static void cured(struct protect *p, struct job *job, const json_t *done)
 {
     const char *why = json_string_value(json_object_get(done, "error"));
 
     (void)job;
-    if (why)
-        log_event(LOG_LEVEL_ERROR, "cure_failed", log_str("why", why));
     p->curing = NULL;
+    if (why) {
+        log_event(LOG_LEVEL_ERROR, "cure_failed", log_str("why", why));
+        if (++p->found[0].tries < CURE_TRIES) {
+            cure_next(p);
+            return;
+        }
+        cannot_cure(p, &p->found[0], why);
+    }
+    (void)close(p->found[0].fd);
+    p->found_count--;
+    memmove(&p->found[0], &p->found[1], p->found_count * sizeof(p->found[0]));
+    if (p->access)
+        child_hold(p->access, false);
     cure_next(p);
 }
 
@@ -66,18 +100,12 @@ static void cure_next(struct protect *p)
 {
     if (p->curing || p->found_count == 0)
         return;
-    struct found f = p->found[0];
-    p->curing = job_start(p,
-                          json_pack("{s:s,s:s,s:o}", "do", "cure", "threat", f.threat,
-                                    "quarantine", protect_quarantine(p)),
-                          f.fd, cured, NULL);
-    if (!p->curing)
-        return; /* no process to be had now: the next kick tries again */
-    (void)close(f.fd);
-    p->found_count--;
-    memmove(&p->found[0], &p->found[1], p->found_count * sizeof(p->found[0]));
-    if (p->access)
-        child_hold(p->access, false);
+    /* NULL: no process to be had now; the next kick tries again. */
+    p->curing =
+        job_start(p,
+                  json_pack("{s:s,s:s,s:o}", "do", "cure", "threat", p->found[0].threat,
+                            "quarantine", protect_quarantine(p)),
+                  p->found[0].fd, cured, NULL);
 }
 
 static void take_found(struct protect *p, const json_t *m, int fd)
@@ -93,6 +121,7 @@ static void take_found(struct protect *p, const json_t *m, int fd)
     }
     struct found *f = &p->found[p->found_count++];
     f->fd = fd;
+    f->tries = 0;
     (void)snprintf(f->threat, sizeof(f->threat), "%s", threat);
     if (p->found_count == PROTECT_FOUND_MAX)
         child_hold(p->access, true); /* the listener keeps the others */
