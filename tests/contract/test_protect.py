@@ -495,6 +495,9 @@ def test_drift_that_cannot_be_corrected_is_told(managed, engine):
             m for m in managed.said if m["hook"] == "policy" and not m["ok"]], 30)
         assert said[0]["why"].startswith("drift: "), said
         assert managed.events("policy_drift")[0]["corrected"] is False
+        time.sleep(11)  # it is tried again, and said once
+        assert len(managed.events("policy_drift")) == 1
+        assert [m["ok"] for m in managed.said if m["hook"] == "policy"] == [True, False]
     finally:
         put(engine.restart, script.encode())
     eventually("it is over", lambda: [m for m in managed.said

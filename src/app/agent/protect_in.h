@@ -89,6 +89,7 @@ struct protect {
     struct job *engine_job;
     char *engine_text; /* what clamd_conf should be; NULL: not known */
     bool drift;        /* corrected by the job under way */
+    bool drift_stays;  /* it could not be, and that was told */
     /* on-access */
     bool access_due; /* the policy is to be looked at */
     struct child *access;

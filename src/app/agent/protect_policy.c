@@ -282,7 +282,12 @@ static void engine_done(struct protect *p, struct job *job, const json_t *done)
     }
     /* The server knows by the first word that it is the device that was changed. */
     (void)snprintf(said, sizeof(said), "%s%s", p->drift ? "drift: " : "", why ? why : "");
-    if (p->drift)
+    /* It is looked at every few seconds, and told once. */
+    bool again = p->drift && !ok && p->drift_stays;
+    p->drift_stays = p->drift && !ok;
+    if (again && !p->engine_due)
+        p->policy_due = false;
+    if (p->drift && !again)
         protect_event(p, "policy_drift", "warning",
                       json_pack("{s:s,s:b,s:s}", "file", p->conf.agent.clamd_conf,
                                 "corrected", ok, "why", why ? why : ""));
