@@ -286,6 +286,20 @@ def test_without_quarantine_threats_stay_open(drive, tree):
     assert drive.facts()["threats"] == 2
 
 
+def test_threats_that_found_no_place_on_the_disk_are_kept_later(drive, tree):
+    drive.policy(quarantine__enabled=False)
+    full = os.path.join(drive.state, "protect.json.redoubt-new")
+    os.mkdir(full)  # as a full disk
+    drive.done(drive.run("scan", mode="paths", paths=[tree[0]], cpu_percent=100))
+    os.rmdir(full)
+    kept = os.path.join(drive.state, "protect.json")
+    eventually("they are kept", lambda: os.path.exists(kept))
+    drive.process.kill()
+    drive.process.wait()
+    drive.start()
+    assert drive.facts()["threats"] == 3
+
+
 def test_exclusions(drive, tree):
     top, evil = tree
     drive.policy(exclusions__paths=[f"{top}/d*", f"{top}/huge"])

@@ -52,7 +52,8 @@ void protect_save(struct protect *p)
     json_t *j = json_pack("{s:I,s:I,s:o}", "last_scan", (json_int_t)p->facts.last_scan,
                           "last_update", (json_int_t)p->last_update, "threats", list);
     char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
-    if (!text || file_store(p->state_file, str_of(text), NULL, &info) != ERR_OK)
+    p->unsaved = !text || file_store(p->state_file, str_of(text), NULL, &info) != ERR_OK;
+    if (p->unsaved)
         log_event(LOG_LEVEL_ERROR, "protection_state", log_str("why", info.what));
     free(text);
     json_decref(j);
@@ -323,6 +324,8 @@ static int on_tick(sd_event_source *source, uint64_t us, void *arg)
     struct protect *p = arg;
 
     (void)us;
+    if (p->unsaved)
+        protect_save(p);
     drift_check(p);
     licence_tick(p);
     if (count % 12 == 0)

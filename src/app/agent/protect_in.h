@@ -73,6 +73,7 @@ struct protect {
     /* facts */
     struct protect_facts facts;
     bool facts_dirty;
+    bool unsaved;           /* what is kept over a restart: the disk did not take it */
     struct threat *threats; /* facts.threats_open of them */
     int64_t last_update;    /* unix_s */
     int64_t own_built;      /* of databases of one's own, see protect_built() */
