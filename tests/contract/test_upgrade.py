@@ -437,6 +437,18 @@ def test_a_full_disk_is_a_reason(make, server, web, shelf, signer):
         subprocess.run(["umount", "-l", package], check=True)
 
 
+def test_who_cannot_note_what_it_is_at_does_not_begin(make, server, web, shelf, signer):
+    """Its successor would not know that it has to say so, and would be put back."""
+    device = make()
+    os.mkdir(os.path.join(device.state, "upgrade.new"))  # as a full disk
+    offer(server, signer, web, shelf[NEW])
+    assert "upgrade" in ends(server, INSTALL_FAILED)[3]
+    assert device.installed() == [] and device.has()[0] == OLD
+    os.rmdir(os.path.join(device.state, "upgrade.new"))
+    offer(server, signer, web, shelf[NEW], order=b"2")
+    assert ends(server, INSTALLED)[:3] == (INSTALLED, NEW, NEW)
+
+
 def foreign(shelf, signer, certificates):
     del shelf, signer
     other = Signer(certificates, "foreign", "other")

@@ -70,22 +70,24 @@ static bool hashes_take(struct upgrade *u)
            u->all_n <= sizeof(u->all) && hex_decode(u->all, u->all_n, str_of(all));
 }
 
-static void step_set(struct upgrade *u, enum step step, const char *why)
+/* False: it is not on the disk. */
+static bool step_set(struct upgrade *u, enum step step, const char *why)
 {
     u->step = step;
     (void)snprintf(u->why, sizeof(u->why), "%s", why);
     u->tell = true;
-    (void)keep(u);
+    bool kept = keep(u);
     log_event(why[0] ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "upgrade",
               log_str("state", step_names[step]),
               log_str("version", job_text(u->offer, "version")), log_str("why", u->why));
+    return kept;
 }
 
 static void fail(struct upgrade *u, const char *why)
 {
     child_free(u->child);
     u->child = NULL;
-    step_set(u, STEP_FAILED, why);
+    (void)step_set(u, STEP_FAILED, why);
     agent_event(u->agent, "agent_upgrade_failed", "error",
                 json_pack("{s:s, s:s, s:s}", "version", job_text(u->offer, "version"),
                           "from", agent_version(), "why", u->why));
@@ -188,12 +190,12 @@ static void accept(struct upgrade *u, const struct opamp_packages *set,
     if (why) {
         fail(u, why);
     } else if (strcmp(job_text(u->offer, "version"), agent_version()) == 0) {
-        step_set(u, STEP_INSTALLED, "");
+        (void)step_set(u, STEP_INSTALLED, "");
     } else {
         /* Many were told at once: not all of them come at once. */
         tls_random(&jitter, sizeof(jitter));
         u->due_ms = u->agent->now_ms + jitter % (u->agent->spread_ms + 1u);
-        step_set(u, STEP_DOWNLOADING, "");
+        (void)step_set(u, STEP_DOWNLOADING, "");
     }
 }
 
@@ -266,7 +268,10 @@ static void install(struct upgrade *u)
         return;
     }
     u->sent = false;
-    step_set(u, STEP_INSTALLING, "");
+    if (!step_set(u, STEP_INSTALLING, "")) {
+        fail(u, u->agent->trouble);
+        return;
+    }
     u->due_ms = u->agent->now_ms + LEAVE_MS;
     agent_send(u->agent);
 }
@@ -366,7 +371,7 @@ static void stuck(struct upgrade *u, const json_t *outcome)
         "the device, or start another rollout",
         job_text(outcome, "why"), job_text(u->offer, "from"),
         job_text(outcome, "trouble"));
-    step_set(u, STEP_INSTALLING, why);
+    (void)step_set(u, STEP_INSTALLING, why);
     agent_event(u->agent, "agent_put_back_failed", "critical",
                 json_pack("{s:s, s:s, s:s}", "version", job_text(u->offer, "version"),
                           "from", job_text(u->offer, "from"), "why", u->why));
@@ -410,7 +415,7 @@ static void confirm(struct upgrade *u)
         agent_trouble(u->agent, info.what);
         return; /* with the next tick */
     }
-    step_set(u, STEP_INSTALLED, "");
+    (void)step_set(u, STEP_INSTALLED, "");
     agent_event(u->agent, "agent_upgraded", "info",
                 json_pack("{s:s, s:s}", "version", agent_version(), "from",
                           job_text(u->offer, "from")));
@@ -509,9 +514,9 @@ static void not_any_more(struct upgrade *u)
     json_t *outcome = outcome_of(u);
     bool failed = strcmp(job_text(outcome, "state"), OUTCOME_FAILED) == 0;
 
-    step_set(u, STEP_FAILED,
-             failed ? job_text(outcome, "why")
-                    : "another version was installed meanwhile, not by the server");
+    (void)step_set(u, STEP_FAILED,
+                   failed ? job_text(outcome, "why")
+                          : "another version was installed meanwhile, not by the server");
     json_decref(outcome);
 }
 
@@ -538,7 +543,7 @@ static void recall(struct upgrade *u)
     /* The administrator has installed it meanwhile, by hand. */
     if (u->step == STEP_DOWNLOADING &&
         strcmp(agent_version(), job_text(u->offer, "version")) == 0)
-        step_set(u, STEP_INSTALLED, "");
+        (void)step_set(u, STEP_INSTALLED, "");
     else if (u->step == STEP_INSTALLED &&
              strcmp(agent_version(), job_text(u->offer, "version")) != 0)
         not_any_more(u);
