@@ -411,21 +411,19 @@ def test_a_scan_waits_for_a_free_worker(drive, folder):
 def test_a_crash_before_the_server_can_know_loses_no_item(drive, tree):
     """The agent is killed when a file is in the quarantine, and has not heard of it yet."""
     top, evil = tree
-    drive.policy()
-    drive.process.send_signal(signal.SIGSTOP)
-    drive.send(do="run", run=str(uuid.uuid4()), type="scan",
-               params={"mode": "paths", "paths": [top], "cpu_percent": 100})
-    drive.process.send_signal(signal.SIGCONT)
     folder = os.path.join(drive.state, "quarantine")
-    eventually("the scan begins", lambda: drive.said[-1]["hook"] == "progress", 10)
-    drive.process.send_signal(signal.SIGSTOP)
+    with held_quarantine(drive):
+        drive.run("scan", mode="paths", paths=[top], cpu_percent=100)
+        eventually("it has found one", lambda: drive.events("threat_found"))
+        drive.process.send_signal(signal.SIGSTOP)
     eventually("all are taken", lambda: not any(os.path.lexists(p) for p in evil))
     time.sleep(0.5)
     assert len(drive.quarantined()) == 3 and not drive.events("quarantine_added")
     drive.process.kill()
     drive.process.wait()
     drive.start()
-    eventually("they are told", lambda: len(drive.events("quarantine_added")) == 3)
+    eventually("they are told", lambda: len(drive.events("threat_cured")) == 3)
+    assert len(drive.events("quarantine_added")) == 3
     assert {e["item"] for e in drive.events("threat_cured")} == set(drive.quarantined())
     drive.stop()
     assert not [n for n in os.listdir(folder) if n.endswith(".untold")]
