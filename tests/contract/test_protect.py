@@ -645,9 +645,12 @@ def test_a_mirror_that_refuses_is_told(updating, folder):
     assert mirror.asked
     failed = updating.events("signature_update_failed")
     assert failed and failed[0]["exit"] == 11 and "ERROR" in failed[0]["output"]
+    assert 270 <= failed[0]["again_s"] <= 330, "nobody's mirror is asked by all, all the time"
     # freshclam waits for a day now, and ends with 0: that is no success.
     done = updating.done(updating.run("update"), 60)
     assert done["outcome"] == "failed" and "waits until 2" in done["result"]["error"], done
+    later = [event["again_s"] for event in updating.events("signature_update_failed")[1:]]
+    assert later and 540 <= later[0] <= 660, later
     mirror.stop()
     # Another source may be asked at once.
     put(os.path.join(folder, "else.ndb"), b"Else:0:*:" + b"elsewhere".hex().encode() + b"\n")

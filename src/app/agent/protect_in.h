@@ -73,11 +73,12 @@ struct protect {
     /* facts */
     struct protect_facts facts;
     bool facts_dirty;
-    bool unsaved;           /* what is kept over a restart: the disk did not take it */
-    struct threat *threats; /* facts.threats_open of them */
-    int64_t last_update;    /* unix_s */
-    int64_t own_built;      /* of databases of one's own, see protect_built() */
-    uint64_t own_built_us;  /* when that was looked up, monotonic; 0: never */
+    bool unsaved;             /* what is kept over a restart: the disk did not take it */
+    struct threat *threats;   /* facts.threats_open of them */
+    int64_t last_update;      /* unix_s */
+    unsigned update_failures; /* since the last one that succeeded, or the last policy */
+    int64_t own_built;        /* of databases of one's own, see protect_built() */
+    uint64_t own_built_us;    /* when that was looked up, monotonic; 0: never */
     /* found by on-access, waiting for a worker; `curing` has the first */
     struct found found[PROTECT_FOUND_MAX];
     unsigned found_count;
@@ -128,7 +129,8 @@ void threats_scanned(struct protect *p, const json_t *roots, uint64_t since_us);
 /* protect_runs.c */
 void runs_work(struct protect *p);
 void runs_progress(struct protect *p, struct run *run, const json_t *message);
-void update_schedule(struct protect *p);
+/* In how many seconds the next one comes; 0: there is no source. */
+int64_t update_schedule(struct protect *p);
 /* When the newest file in the folder of the databases was written; 0: not known. */
 int64_t protect_built(struct protect *p);
 int update_due(sd_event_source *source, uint64_t us, void *arg);

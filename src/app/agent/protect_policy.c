@@ -340,7 +340,8 @@ void protect_policy(struct protect *p, const struct policy *policy, const char *
     p->policy_due = true;
     p->engine_due = p->conf.agent.clamd_conf[0] != '\0';
     p->access_due = true;
-    update_schedule(p);
+    p->update_failures = 0; /* the source may be another one */
+    (void)update_schedule(p);
     protect_kick(p);
 }
 

@@ -9,7 +9,7 @@
 #include "app/agent/protect_in.h"
 #include "sys/log/log.h"
 
-enum { ROOTS_MAX = 64, FIRST_UPDATE_S = 60, BUILT_S = 60 };
+enum { ROOTS_MAX = 64, FIRST_UPDATE_S = 60, UPDATE_AGAIN_S = 300, BUILT_S = 60 };
 
 static struct run *find(struct protect *p, const struct uuid *id)
 {
@@ -149,6 +149,9 @@ static void update_done(struct protect *p, struct job *job, const json_t *done)
     json_t *code = json_object_get(done, "exit"), *text = json_object_get(done, "output");
 
     p->update_job = NULL;
+    p->update_failures += !ok && p->update_failures < UINT16_MAX;
+    if (ok)
+        p->update_failures = 0;
     if (changed) {
         access_flush(p);
         protect_event(p, "signatures_updated", "info",
@@ -157,12 +160,12 @@ static void update_done(struct protect *p, struct job *job, const json_t *done)
     if (ok) {
         p->last_update = protect_unix_s();
         protect_save(p);
-    } else if (!json_is_true(json_object_get(done, "cancelled"))) {
-        protect_event(p, "signature_update_failed", "warning",
-                      json_pack("{s:s,s:O*,s:O*}", "why", error ? error : "?", "exit",
-                                code, "output", text));
     }
-    update_schedule(p);
+    const int64_t wait = update_schedule(p);
+    if (!ok && !json_is_true(json_object_get(done, "cancelled")))
+        protect_event(p, "signature_update_failed", "warning",
+                      json_pack("{s:s,s:O*,s:O*,s:I}", "why", error ? error : "?", "exit",
+                                code, "output", text, "again_s", (json_int_t)wait));
     if (job->run)
         run_result(p, job->run, done);
 }
@@ -259,23 +262,39 @@ static void start_update(struct protect *p, struct run *run)
         run->job = p->update_job;
 }
 
-/* Each device has its own minute: an interval is up to a tenth shorter or longer. */
-void update_schedule(struct protect *p)
+/* Each device has its own minute: up to a tenth sooner or later. */
+static int64_t spread(int64_t s)
+{
+    return s + (int64_t)randombytes_uniform((uint32_t)s / 5 + 1) - s / 10;
+}
+
+/* The source may be down, and for all devices: twice as long each time, up to the interval. */
+static int64_t update_again(const struct protect *p, int64_t period)
+{
+    int64_t wait = UPDATE_AGAIN_S;
+
+    for (unsigned i = 1; i < p->update_failures && wait < period; i++)
+        wait *= 2;
+    return wait < period ? wait : period;
+}
+
+int64_t update_schedule(struct protect *p)
 {
     if (!p->policy || !has_source(p)) {
         (void)sd_event_source_set_enabled(p->update_timer, SD_EVENT_OFF);
-        return;
+        return 0;
     }
     int64_t period = (int64_t)p->policy->update_interval_min * 60;
     int64_t gone = protect_unix_s() - p->last_update;
-    int64_t spread = (int64_t)randombytes_uniform((uint32_t)period / 5 + 1) - period / 10;
-    int64_t wait = gone < 0 || gone > period
+    int64_t wait = p->update_failures > 0 ? spread(update_again(p, period))
+                   : gone < 0 || gone > period
                        ? (int64_t)randombytes_uniform(FIRST_UPDATE_S)
-                       : period - gone + spread;
+                       : spread(period) - gone;
 
-    (void)sd_event_source_set_time_relative(p->update_timer,
-                                            (uint64_t)(wait < 1 ? 1 : wait) * 1000000u);
+    wait = wait < 1 ? 1 : wait;
+    (void)sd_event_source_set_time_relative(p->update_timer, (uint64_t)wait * 1000000u);
     (void)sd_event_source_set_enabled(p->update_timer, SD_EVENT_ONESHOT);
+    return wait;
 }
 
 int update_due(sd_event_source *source, uint64_t us, void *arg)
@@ -286,7 +305,7 @@ int update_due(sd_event_source *source, uint64_t us, void *arg)
     if (p->policy && !p->update_job && has_source(p))
         start_update(p, NULL);
     if (!p->update_job) /* else its end plans the next one */
-        update_schedule(p);
+        (void)update_schedule(p);
     return 0;
 }
 
