@@ -210,6 +210,7 @@ static void activate(struct activation *a, uint64_t epoch)
     }
     licences_file(a);
     a->sync_due = true;
+    dbc_retry_now(a->dbc); /* no time to lose with a backoff */
     pump(a);
     log_event(LOG_LEVEL_INFO, "active", log_u64("epoch", epoch),
               log_str("listen", a->conf.activation.listen));
