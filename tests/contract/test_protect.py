@@ -597,7 +597,11 @@ def _updating(folder, engine):
     yield drive
     drive.stop()
     for name in set(os.listdir(engine.databases)) - known:
-        os.unlink(os.path.join(engine.databases, name))
+        path = os.path.join(engine.databases, name)
+        if os.path.isdir(path):  # .redoubt, of an update that was under way
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
     put(engine.conf, before.encode())
     engine.renew()
 
