@@ -11,6 +11,7 @@
 enum {
     RENAME_TRIES = 150,
     RENAME_NAP_MS = 200,
+    PUT_TRIES = 3,
     HANDS_WORTH = 16 * 1024 * 1024 /* less is sent before they are connected */
 };
 
@@ -305,7 +306,8 @@ static enum err put_in_place(struct put *p, const struct blob_id *id,
         }
         if (e == ERR_OK)
             e = smb_rename(p->smb, p->part.s, name.s, info);
-        if (e == ERR_OK || smb_is_lost(p->smb) || e == ERR_DENIED || e == ERR_FULL)
+        if (e == ERR_OK || smb_is_lost(p->smb) || e == ERR_DENIED || e == ERR_FULL ||
+            (e == ERR_NOT_FOUND && i > 0)) /* the part is gone, and it is not in place */
             return e;
         (void)clock_nanosleep(CLOCK_MONOTONIC, 0,
                               &(struct timespec){ .tv_nsec = RENAME_NAP_MS * 1000000L },
@@ -342,19 +344,22 @@ enum err blob_put(struct smb *s, int fd, const struct blob_watch *w, struct blob
 {
     struct put p = { .smb = s, .fd = fd, .watch = w };
     struct blob_put done = { .resumed = 0 };
+    int tries = 0;
 
     if (fstat(fd, &p.st) != 0 || !S_ISREG(p.st.st_mode))
         return err_set(info, ERR_INVALID, 0, "this is no plain file");
     p.size = (uint64_t)p.st.st_size;
-    done.blob.size = p.size;
     p.piece = blob_buffer(info);
     if (!p.piece)
         return ERR_MEMORY;
     enum err e = name_part(&p, info);
     if (e == ERR_OK)
         e = blob_share_prepare(s, info);
-    if (e == ERR_OK)
-        e = put(&p, &done, info);
+    if (e == ERR_OK) /* another one may put the part in place at any moment: look anew */
+        do {
+            done = (struct blob_put){ .blob.size = p.size };
+            e = put(&p, &done, info);
+        } while (e == ERR_NOT_FOUND && !smb_is_lost(s) && ++tries < PUT_TRIES);
     free(p.piece);
     if (e == ERR_OK)
         *out = done;
