@@ -225,17 +225,26 @@ static void a_newer_raise_overtakes(void **state)
     assert_int_equal(t.answers, 2);
 }
 
+/* A raise waits for it, until the caller ends the session. */
+static PGconn *transaction_in_the_way(void)
+{
+    char super[200];
+
+    (void)snprintf(super, sizeof(super), "host=%s dbname=redoubt user=root", pg.folder);
+    PGconn *c = PQconnectdb(super);
+
+    PQclear(PQexec(c, "BEGIN; SELECT pg_advisory_xact_lock_shared(1380208450, 1)"));
+    return c;
+}
+
 /* The answer to the older one, which was on its way, is not the newer one's. */
 static void a_newer_raise_overtakes_one_that_is_on_its_way(void **state)
 {
-    char super[200];
     uint64_t epoch = epoch_now();
 
     (void)state;
-    (void)snprintf(super, sizeof(super), "host=%s dbname=redoubt user=root", pg.folder);
     wait_state(FENCE_GOOD);
-    PGconn *c = PQconnectdb(super);
-    PQclear(PQexec(c, "BEGIN; SELECT pg_advisory_xact_lock_shared(1380208450, 1)"));
+    PGconn *c = transaction_in_the_way();
     ask(5, epoch + 1);
     for (struct mono end = mono_after(now_of(), 200); !mono_reached(now_of(), end);)
         assert_true(sd_event_run(t.loop, 10000) >= 0);
@@ -249,14 +258,11 @@ static void a_newer_raise_overtakes_one_that_is_on_its_way(void **state)
 
 static void a_transaction_in_the_way_is_reported_in_time(void **state)
 {
-    char super[200];
     uint64_t epoch = epoch_now();
 
     (void)state;
-    (void)snprintf(super, sizeof(super), "host=%s dbname=redoubt user=root", pg.folder);
     wait_state(FENCE_GOOD);
-    PGconn *c = PQconnectdb(super);
-    PQclear(PQexec(c, "BEGIN; SELECT pg_advisory_xact_lock_shared(1380208450, 1)"));
+    PGconn *c = transaction_in_the_way();
     ask(5, epoch + 1);
     enum err e = wait_answer(5);
     PQfinish(c);

@@ -253,9 +253,8 @@ static const struct row rows[] = {
           "a lease given away for maintenance comes back if the peer does not take it",
       .script = ACTIVE "op:on auto:20 ?following | peer:gone auto:1500 ~claim auto:2000 "
                        "!claim !remember ?active" },
-    { .name = "a lease given away for maintenance that the peer takes at the last moment "
-              "does "
-              "not end the maintenance",
+    { .name = "the peer takes a lease given away for maintenance at the last moment: the "
+              "maintenance goes on",
       .script =
           ACTIVE "op:on auto:20 ?following | peer:gone auto:1960 ~claim idle +60 ok "
                  "?claiming exists ?following why:claim_lost ob:8" },

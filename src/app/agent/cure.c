@@ -46,8 +46,8 @@ static enum err make_room(const struct worker *w, uint64_t need, struct err_info
     return quarantine_trim(w->quarantine, &b, told_deleted, why, info);
 }
 
-static json_t *describe_threat(const char *path, const char *threat, const char *sha256,
-                               const struct stat *st, const char *by)
+json_t *cure_describe(const char *path, const char *threat, const char *sha256,
+                      const struct stat *st, const char *by)
 {
     return json_pack("{s:o,s:o,s:s,s:I,s:s}", "path",
                      channel_text(path, WORKER_PATH_TEXT), "threat",
@@ -89,7 +89,7 @@ enum cure cure_found(struct worker *w, const char *path, int fd,
         free(item);
         return CURE_ALLOWED;
     }
-    json_t *data = describe_threat(path, threat, sha256, scanned, by);
+    json_t *data = cure_describe(path, threat, sha256, scanned, by);
     worker_event("threat_found", "critical", json_copy(data));
     if (scanned->st_nlink == 0) {
         (void)json_object_set_new(data, "why", json_string("the file was deleted"));

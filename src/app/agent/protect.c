@@ -206,13 +206,15 @@ static void forward_event(struct protect *p, const json_t *m)
     const char *kind = json_string_value(json_object_get(m, "kind"));
     const char *severity = json_string_value(json_object_get(m, "severity"));
     json_t *data = json_object_get(m, "data");
+    struct uuid item;
 
     for (size_t k = 0; kind && severity && data && k < LEN(kinds); k++)
         for (size_t s = 0; strcmp(kind, kinds[k]) == 0 && s < LEN(severities); s++)
             if (strcmp(severity, severities[s]) == 0) {
                 protect_event(p, kinds[k], severities[s], json_incref(data));
-                if (strcmp(kind, "threat_cured") == 0) /* the last word about an item */
-                    quarantine_told(p->quarantine, job_text(data, "item"));
+                if (strcmp(kind, "threat_cured") == 0 && /* the last word about an item */
+                    uuid_parse(&item, str_of(job_text(data, "item"))))
+                    quarantine_told(p->quarantine, &item);
                 return;
             }
 }

@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "app/agent/channel.h"
 #include "app/agent/files.h"
 #include "app/agent/protect_in.h"
 #include "app/agent/worker.h"
@@ -65,9 +64,7 @@ static void cannot_cure(struct protect *p, const struct found *f, const char *wh
     ssize_t n = readlink(link, path, sizeof(path) - 1);
     path[n > 0 ? n : 0] = '\0';
     (void)fstat(f->fd, &st);
-    json_t *data = json_pack(
-        "{s:o,s:s,s:s,s:I,s:s}", "path", channel_text(path, WORKER_PATH_TEXT), "threat",
-        f->threat, "sha256", "", "size", (json_int_t)st.st_size, "by", "on-access");
+    json_t *data = cure_describe(path, f->threat, "", &st, "on-access");
 
     protect_event(p, "threat_found", "critical", json_copy(data));
     (void)json_object_set_new(data, "why", json_string(why));

@@ -144,14 +144,13 @@ static void start_scan(struct protect *p, struct run *run)
 static void update_done(struct protect *p, struct job *job, const json_t *done)
 {
     bool ok = json_is_true(json_object_get(done, "ok"));
+    bool failed = !ok && !json_is_true(json_object_get(done, "cancelled"));
     bool changed = json_is_true(json_object_get(done, "changed"));
     const char *error = json_string_value(json_object_get(done, "error"));
     json_t *code = json_object_get(done, "exit"), *text = json_object_get(done, "output");
 
     p->update_job = NULL;
-    p->update_failures += !ok && p->update_failures < UINT16_MAX;
-    if (ok)
-        p->update_failures = 0;
+    p->update_failures = ok ? 0 : p->update_failures + failed;
     if (changed) {
         access_flush(p);
         protect_event(p, "signatures_updated", "info",
@@ -162,7 +161,7 @@ static void update_done(struct protect *p, struct job *job, const json_t *done)
         protect_save(p);
     }
     const int64_t wait = update_schedule(p);
-    if (!ok && !json_is_true(json_object_get(done, "cancelled")))
+    if (failed)
         protect_event(p, "signature_update_failed", "warning",
                       json_pack("{s:s,s:O*,s:O*,s:I}", "why", error ? error : "?", "exit",
                                 code, "output", text, "again_s", (json_int_t)wait));

@@ -46,6 +46,9 @@ uint64_t worker_now_us(void);
 enum cure { CURE_ALLOWED, CURE_DONE, CURE_FAILED };
 enum cure cure_found(struct worker *w, const char *path, int fd,
                      const struct stat *scanned, const char *threat, const char *by);
+/* What events tell of a file with a threat, see docs/protocol/events.md; NULL: no memory. */
+json_t *cure_describe(const char *path, const char *threat, const char *sha256,
+                      const struct stat *st, const char *by);
 worker_job cure_restore, cure_delete, cure_recover;
 
 /*

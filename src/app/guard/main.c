@@ -201,7 +201,8 @@ static uint32_t stand_firm(void)
 
 /*
  * One guard a group: the guard of a daemon that died may still be busy, and would take the
- * services and the address of its successor for what it has to clear away.
+ * services and the address of its successor for what it has to clear away.  Waited for by the
+ * clock: naps last longer on a busy machine.
  */
 static bool alone(void)
 {
@@ -211,8 +212,7 @@ static bool alone(void)
     while (fd >= 0) {
         if (flock(fd, LOCK_EX | LOCK_NB) == 0)
             return true; /* fd stays open: it is the lock */
-        if (now_us() >=
-            end) /* by the clock: 5 ms of sleep last longer on a busy machine */
+        if (now_us() >= end)
             return false;
         (void)usleep(5000);
     }

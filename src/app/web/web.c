@@ -153,7 +153,7 @@ static enum err step_stopping(struct web *w, struct mono t, struct err_info *inf
     return ERR_OK;
 }
 
-/* What the state asks for now; several states may pass in one turn. */
+/* What the present state asks for; several states may pass in one turn. */
 static enum err step(struct web *w, struct mono t, struct err_info *info)
 {
     enum err e = ERR_OK;

@@ -18,8 +18,9 @@
  *           has died, the keeper waits at most will_wait_ms for a byte from gone_fd, then
  *           writes the will over epoch/<n>, if that still holds what it last wrote there
  *           and epoch n+1 does not exist; again and again while the server cannot be
- *           reached, within will_wait_ms and slow_timeout_ms.  A replaced keeper has no will before the next
- *           RENEW; a RELEASE that succeeds drops it; without the byte nothing is written.
+ *           reached, within will_wait_ms and slow_timeout_ms.  A replaced keeper has no
+ *           will before the next RENEW; a RELEASE that succeeds drops it; without the byte
+ *           nothing is written.
  *           The keeper must outlive the daemon for that: with systemd, KillMode=process.
  * Owns      The loop and the strings of the options are borrowed for the keeper's life; each
  *           child gets a duplicate of gone_fd.

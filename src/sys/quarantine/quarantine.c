@@ -301,11 +301,12 @@ static void mark_untold(const struct quarantine *q, const struct uuid *id)
         (void)close(fd);
 }
 
-void quarantine_told(const char *folder, const char *id)
+void quarantine_told(const char *folder, const struct uuid *id)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], name[NAME_BYTES];
 
-    if (snprintf(path, sizeof(path), "%s/%s.untold", folder, id) < (int)sizeof(path))
+    item_name(name, id, ".untold");
+    if (snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path))
         (void)unlink(path); /* there or not */
 }
 

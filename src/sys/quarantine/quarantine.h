@@ -70,7 +70,7 @@ MUST_USE enum err quarantine_recover(struct quarantine *q, quarantine_each *each
                                      void *arg, struct err_info *info);
 
 /* What is told of this item is kept elsewhere now.  Needs no struct quarantine. */
-void quarantine_told(const char *folder, const char *id);
+void quarantine_told(const char *folder, const struct uuid *id);
 
 /*
  * quarantine_trim - delete what was taken before `before_us`, then the oldest until `need`

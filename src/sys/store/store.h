@@ -95,7 +95,9 @@ void store_free(struct store *s);
 
 /* The node is active with this epoch: announce it, now or as soon as there is a session. */
 void store_active(struct store *s, uint64_t epoch);
-/* The node is not active: what waits and what is on its way is dropped without a word. */
+/* The node is not active: what waits and what is on its way, reads too, is dropped without a
+ * word, and so is the session if it was announced.  The caller reads again what it keeps in
+ * memory with the next `changed`, as after STORE_DOWN. */
 void store_standby(struct store *s);
 
 /* ERR_STATE: not ready (the item is not taken).  ERR_LIMIT: too much waits. */
